@@ -1,0 +1,160 @@
+"""Events: past-tense facts, each declared once, immutable, versioned.
+
+An event travels as JSON in a CloudEvents binary envelope (headers). Its subject is
+``<owner>.v1.<name>.<tenant>``, its id derives from what happened (UUIDv5), so telling it twice is telling it once.
+Fields may be added with a default; a change of meaning needs a new ``schema_version``.
+"""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, ClassVar, Literal, Self
+from uuid import UUID, uuid5
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt
+
+from services.contracts.tenants import TenantId, tenant_id
+
+NAMESPACE = UUID("6b1f4b0e-5a57-5e0b-9a53-1f4a3f0d7a10")
+"""All our derived ids hang under this one."""
+
+MAX_TOKENS_PER_CALL = 100_000_000
+"""More than any model takes or gives in one call; a larger count is a broken producer."""
+
+TenantField = Annotated[TenantId, AfterValidator(tenant_id)]
+TokenCount = Annotated[int, Field(ge=0, le=MAX_TOKENS_PER_CALL)]
+Label = Annotated[str, Field(max_length=200)]
+
+
+def derived_id(*parts: str | int) -> UUID:
+    """A UUIDv5 of `parts`: the same parts give the same id, whoever derives it and whenever."""
+    return uuid5(NAMESPACE, "\x1f".join(str(part) for part in parts))
+
+
+class Event(BaseModel):
+    """A fact about one tenant."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: ClassVar[str]
+    owners: ClassVar[tuple[str, ...]]
+    """The services that may tell it."""
+
+    schema_version: Literal[1] = 1
+    event_id: UUID
+    event_time: AwareDatetime
+    """When it happened, fixed when the event is made: a retry carries the same time."""
+    tenant: TenantField
+
+    @classmethod
+    def subject(cls, owner: str, tenant: str = "*") -> str:
+        """The subject on which `owner` tells it for `tenant`; by default the wildcard over tenants."""
+        return f"{owner}.v1.{cls.name}.{tenant}"
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        """Reads an event.
+
+        Raises:
+            pydantic.ValidationError: the payload is not this event in a known version.
+        """
+        return cls.model_validate_json(payload)
+
+
+class DocumentAccepted(Event):
+    """A document's bytes are durable and its record says what is wanted: index it, or delete it."""
+
+    name = "document_accepted"
+    owners = ("ingest",)
+
+    document_id: str
+    version: str
+
+
+class DocumentIndexed(Event):
+    """A document can be searched."""
+
+    name = "document_indexed"
+    owners = ("ingest",)
+
+    document_id: str
+    version: str
+    chunk_count: NonNegativeInt
+
+
+class DocumentFailed(Event):
+    """A document could not be indexed."""
+
+    name = "document_failed"
+    owners = ("ingest",)
+
+    document_id: str
+    version: str
+    reason: str
+    """A constant in UPPER_SNAKE_CASE."""
+
+
+class DocumentDeleted(Event):
+    """A document is gone from every store."""
+
+    name = "document_deleted"
+    owners = ("ingest",)
+
+    document_id: str
+
+
+class TokenUsage(BaseModel):
+    """Tokens of one call in classes that do not overlap."""
+
+    model_config = ConfigDict(frozen=True)
+
+    uncached_input: TokenCount = 0
+    cache_read: TokenCount = 0
+    cache_write: TokenCount = 0
+    output: TokenCount = 0
+    """Visible output."""
+    reasoning: TokenCount = 0
+
+
+class UsageSettled(Event):
+    """One model or embedding call happened and this is its true cost."""
+
+    name = "usage_settled"
+    owners = ("ingest", "retrieval", "inference")
+
+    request_id: UUID
+    """The request, or the indexing of one document version, that the call was made for."""
+    service: Literal["ingest", "retrieval", "inference"]
+    operation: Literal["chat", "embeddings"]
+    stage: Label
+    """The cascade's stage, or what the embedding was for."""
+    provider: Label
+    model: Label
+    feature: Label = ""
+    tokens: TokenUsage
+    cost_usd: Annotated[Decimal, Field(ge=0, max_digits=38, decimal_places=12, allow_inf_nan=False)]
+    price_source: Label
+    """Which entry of the price book it was priced by."""
+    estimated: bool = False
+    """The provider did not tell the usage, or the price is a fallback."""
+    succeeded: bool = True
+    """The call gave a result; a failed call may cost all the same."""
+    latency_ms: NonNegativeInt = 0
+
+
+def usage_event_id(tenant: str, request_id: UUID, *call: str | int) -> UUID:
+    """The id of the usage of one call: `call` names it within its request, the same at every retry."""
+    return derived_id("usage", tenant, str(request_id), *call)
+
+
+EVENTS: tuple[type[Event], ...] = (
+    DocumentAccepted,
+    DocumentIndexed,
+    DocumentFailed,
+    DocumentDeleted,
+    UsageSettled,
+)
+
+
+def truncated_to_millis(time: datetime) -> datetime:
+    """Event times are kept in milliseconds, as ClickHouse stores them."""
+    return time.replace(microsecond=time.microsecond // 1000 * 1000)
