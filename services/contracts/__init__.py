@@ -1,1 +1,1 @@
-"""What services say to each other: events, streams, tenant ids, prices, kinds of failure. Imports no other package of ours."""
+"""What services say to each other: events, streams, tenant ids, prices, failures. Imports no package of ours."""

@@ -59,7 +59,7 @@ LOCAL_PRICES: Mapping[str, Price] = {
 }
 """What an operator is charged for the CPU of a local model, until they set their own."""
 
-FALLBACK_PRICE = Price(input=Decimal("10"), output=Decimal("30"))
+FALLBACK_PRICE = Price(input=Decimal(10), output=Decimal(30))
 """For a model without a price: high, so that a forgotten price is noticed and a budget errs on the safe side."""
 
 
