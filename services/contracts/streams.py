@@ -5,6 +5,7 @@ Every stream keeps messages by limits, not by acknowledgement, so what was handl
 
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Literal
 
 from services.contracts.events import DocumentAccepted, DocumentDeleted, DocumentFailed, DocumentIndexed, UsageSettled
 
@@ -21,6 +22,8 @@ class StreamSpec:
     purpose: str
     max_age: timedelta
     max_bytes: int
+    full: Literal["refuse", "drop_oldest"] = "refuse"
+    """What happens at max_bytes; where a message is a promise, producers are refused rather than messages lost."""
     max_msg_bytes: int = 1 * MIB
     duplicate_window: timedelta = timedelta(minutes=2)
 
@@ -43,27 +46,28 @@ DOCUMENTS_STREAM = StreamSpec(
     subjects=tuple(e.subject("ingest") for e in (DocumentAccepted, DocumentIndexed, DocumentFailed, DocumentDeleted)),
     purpose="what happens to documents",
     max_age=timedelta(days=30),
-    max_bytes=4 * GIB,
+    max_bytes=1 * GIB,
 )
 USAGE_STREAM = StreamSpec(
     name="USAGE",
-    subjects=(UsageSettled.subject("*"),),
+    subjects=tuple(UsageSettled.subject(owner) for owner in UsageSettled.owners),
     purpose="what every model and embedding call cost; the ledger until ClickHouse holds it",
     max_age=timedelta(days=30),
-    max_bytes=16 * GIB,
+    max_bytes=8 * GIB,
 )
 DEAD_LETTERS_STREAM = StreamSpec(
     name="DEAD_LETTERS",
     subjects=("dead_letters.v1.*.*",),
     purpose="messages no consumer could handle, with the reason",
     max_age=timedelta(days=90),
-    max_bytes=1 * GIB,
+    max_bytes=256 * MIB,
+    full="drop_oldest",
     max_msg_bytes=2 * MIB,
 )
 STREAMS = (DOCUMENTS_STREAM, USAGE_STREAM, DEAD_LETTERS_STREAM)
 
-TENANTS_BUCKET = BucketSpec("tenants", "who may use the platform", max_bytes=256 * MIB)
-KEYS_BUCKET = BucketSpec("keys", "hashes of API keys and their scopes", max_bytes=256 * MIB)
+TENANTS_BUCKET = BucketSpec("tenants", "who may use the platform", max_bytes=64 * MIB)
+KEYS_BUCKET = BucketSpec("keys", "hashes of API keys and their scopes", max_bytes=64 * MIB)
 DOCUMENTS_BUCKET = BucketSpec("documents", "one record a document, by tenant")
 BUCKETS = (TENANTS_BUCKET, KEYS_BUCKET, DOCUMENTS_BUCKET)
 

@@ -1,0 +1,1 @@
+"""How any service runs: settings, bus, rpc server and clients, caller identity, telemetry, process. No domain words."""

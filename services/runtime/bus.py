@@ -1,0 +1,301 @@
+"""The bus: events out, messages in, key-value buckets. With delivery.py and buckets.py the only place that knows NATS.
+
+- A publish returns when JetStream has stored the event; a lost acknowledgement is retried under the same
+  ``Nats-Msg-Id``, so it is stored once.
+- A message is acknowledged after its handler returned. While the handler runs the bus tells JetStream so. A failure
+  that will not pass dead-letters; a bug is redelivered with backoff and dead-letters at the last delivery; while a
+  dependency is away the message is held.
+- JetStream's own ``max_deliver`` stays unlimited: it would stop silently, also when the last delivery killed the
+  process.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import nats
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DiscardPolicy,
+    KeyValueConfig,
+    StorageType,
+    StreamConfig,
+)
+
+from services.contracts.events import Event
+from services.contracts.failures import Busy
+from services.contracts.streams import BucketSpec, StreamSpec
+from services.runtime.buckets import Bucket
+from services.runtime.delivery import DeadLetters, E, Puller, Subscription, Worker
+from services.runtime.settings import BusSettings
+from services.runtime.telemetry import log
+
+_PUBLISH_ATTEMPTS = 3
+_PENDING_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class StoredMessage:
+    """A message as it lies in a stream."""
+
+    sequence: int
+    subject: str
+    headers: Mapping[str, str]
+    payload_bytes: int
+    stored_at: datetime
+
+
+class Bus:
+    """A connection to NATS JetStream."""
+
+    def __init__(self, client: Client, settings: BusSettings) -> None:
+        self._client = client
+        self._js = client.jetstream(timeout=settings.publish_timeout.total_seconds())
+        self._settings = settings
+        self._dead_letters = DeadLetters(self._publish)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the bus answers at the moment."""
+        return self._client.is_connected
+
+    async def publish(self, owner: str, event: Event) -> None:
+        """Tells an event; returns when it is stored.
+
+        Raises:
+            Busy: the bus did not acknowledge in time; the event may or may not be stored, and telling it again is safe.
+        """
+        headers = {
+            "Nats-Msg-Id": str(event.event_id),
+            "ce-specversion": "1.0",
+            "ce-id": str(event.event_id),
+            "ce-type": f"headwater.{owner}.v1.{event.name}",
+            "ce-source": f"headwater/{owner}",
+            "ce-subject": event.tenant,
+            "ce-time": event.event_time.isoformat(),
+            "content-type": "application/json",
+        }
+        await self._publish(event.subject(owner, event.tenant), event.model_dump_json().encode(), headers)
+
+    async def _publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
+        for attempt in range(1, _PUBLISH_ATTEMPTS + 1):
+            try:
+                await self._js.publish(subject, payload, headers=headers)
+            except (nats.errors.Error, TimeoutError) as error:
+                if attempt == _PUBLISH_ATTEMPTS:
+                    raise Busy("BUS_AWAY", "the bus does not acknowledge; try again") from error
+                await asyncio.sleep(0.1 * attempt)
+            else:
+                return
+
+    async def bucket(self, spec: BucketSpec) -> Bucket:
+        """A bucket that exists (see apply_streams).
+
+        Raises:
+            Busy: it does not, or the bus is away.
+        """
+        try:
+            return Bucket(spec, await self._js.key_value(spec.name))
+        except (nats.errors.Error, TimeoutError) as error:
+            raise Busy("BUS_AWAY", f"bucket {spec.name} is not there: run `headwater streams apply`") from error
+
+    @asynccontextmanager
+    async def subscribed(
+        self,
+        subscription: Subscription[E],
+        handle: Callable[[E], Awaitable[None]],
+        give_up: Callable[[E, str], Awaitable[None]],
+        *,
+        drain_timeout: timedelta,
+    ) -> AsyncIterator[None]:
+        """Hears `subscription` while the context is open; on leaving, messages in hand are finished first.
+
+        `give_up` is called with the reason before a message is dead-lettered.
+        """
+        stopping = asyncio.Event()
+        puller = await self.puller(
+            subscription.stream,
+            subscription.durable,
+            subject=subscription.subject,
+            ack_wait=subscription.ack_wait,
+            max_ack_pending=max(64, 4 * subscription.workers),
+        )
+        worker = Worker(puller, subscription, handle, give_up, stopping)
+        tasks = [asyncio.create_task(worker.run()) for _ in range(subscription.workers)]
+        try:
+            yield
+        finally:
+            stopping.set()
+            _, late = await asyncio.wait(tasks, timeout=drain_timeout.total_seconds())
+            for task in late:
+                log.warning("a message was not finished in time; it will come again", consumer=subscription.durable)
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def puller(
+        self, stream: StreamSpec, durable: str, *, subject: str, ack_wait: timedelta, max_ack_pending: int
+    ) -> Puller:
+        """A durable consumer of `stream` to pull batches from; created when there is none.
+
+        Raises:
+            Busy: the stream does not exist or the bus is away.
+        """
+        config = ConsumerConfig(
+            durable_name=durable,
+            filter_subject=subject,
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=ack_wait.total_seconds(),
+            max_deliver=-1,
+            max_ack_pending=max_ack_pending,
+        )
+        try:
+            await self._js.add_consumer(stream.name, config)
+            pulled = await self._js.pull_subscribe_bind(durable=durable, stream=stream.name)
+        except (nats.errors.Error, TimeoutError) as error:
+            raise Busy("BUS_AWAY", f"cannot consume stream {stream.name}: run `headwater streams apply`") from error
+        return Puller(pulled, durable, self._dead_letters)
+
+    async def browse(self, stream: StreamSpec, subject: str, *, before: int | None, limit: int) -> list[StoredMessage]:
+        """The newest messages of a stream on `subject` with a sequence below `before`, newest first.
+
+        Raises:
+            Busy: the bus is away.
+        """
+        newest: deque[StoredMessage] = deque(maxlen=limit)
+        try:
+            reader = await self._js.subscribe(subject, stream=stream.name, ordered_consumer=True, headers_only=True)
+            try:
+                pending = (await reader.consumer_info()).num_pending or 0
+                while pending:
+                    message = await reader.next_msg(self._settings.publish_timeout.total_seconds())
+                    meta = message.metadata
+                    pending = meta.num_pending
+                    if before is not None and meta.sequence.stream >= before:
+                        break
+                    headers = dict(message.headers or {})
+                    newest.appendleft(
+                        StoredMessage(
+                            sequence=meta.sequence.stream,
+                            subject=message.subject,
+                            headers=headers,
+                            payload_bytes=int(headers.get("Nats-Msg-Size", "0")),
+                            stored_at=meta.timestamp,
+                        )
+                    )
+            finally:
+                await reader.unsubscribe()
+        except (nats.errors.Error, TimeoutError) as error:
+            raise Busy("BUS_AWAY", f"the bus does not answer for stream {stream.name}") from error
+        return list(newest)
+
+    async def apply_stream(self, spec: StreamSpec) -> None:
+        """Creates the stream, or changes its limits to `spec`."""
+        config = StreamConfig(
+            name=spec.name,
+            description=spec.purpose,
+            subjects=list(spec.subjects),
+            storage=StorageType.FILE,
+            num_replicas=self._settings.replicas,
+            max_age=spec.max_age.total_seconds(),
+            max_bytes=spec.max_bytes,
+            max_msg_size=spec.max_msg_bytes,
+            discard=DiscardPolicy.NEW if spec.full == "refuse" else DiscardPolicy.OLD,
+            duplicate_window=spec.duplicate_window.total_seconds(),
+            allow_direct=True,
+        )
+        try:
+            await self._js.stream_info(spec.name)
+        except nats.js.errors.NotFoundError:
+            await self._js.add_stream(config)
+        else:
+            await self._js.update_stream(config)
+
+    async def apply_bucket(self, spec: BucketSpec) -> None:
+        """Creates the bucket when there is none."""
+        try:
+            await self._js.key_value(spec.name)
+        except nats.js.errors.BucketNotFoundError:
+            await self._js.create_key_value(
+                KeyValueConfig(
+                    bucket=spec.name,
+                    description=spec.purpose,
+                    max_value_size=spec.max_value_bytes,
+                    max_bytes=spec.max_bytes,
+                    history=spec.history,
+                    ttl=spec.ttl.total_seconds() or None,
+                    storage=StorageType.FILE,
+                    replicas=self._settings.replicas,
+                )
+            )
+
+
+@asynccontextmanager
+async def connected(url: str, settings: BusSettings, name: str) -> AsyncIterator[Bus]:
+    """Connects to NATS and stays connected: a lost connection is built anew for as long as the context is open.
+
+    Raises:
+        Busy: no server answers.
+    """
+
+    async def on_error(error: Exception) -> None:
+        log.warning("bus error", error=str(error) or type(error).__name__)
+
+    async def on_disconnected() -> None:
+        if not client.is_closed and not client.is_draining:
+            log.warning("the bus is away; connecting again")
+
+    async def on_reconnected() -> None:
+        log.info("the bus is back")
+
+    client = Client()
+    options: dict[str, Any] = {}
+    if settings.token is not None:
+        options["token"] = settings.token.get_secret_value()
+    if settings.credentials_file is not None:
+        options["user_credentials"] = str(settings.credentials_file)
+    try:
+        async with asyncio.timeout(settings.connect_timeout.total_seconds()):
+            await client.connect(
+                url.split(","),
+                name=name,
+                error_cb=on_error,
+                disconnected_cb=on_disconnected,
+                reconnected_cb=on_reconnected,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=1,
+                connect_timeout=2,
+                pending_size=_PENDING_BYTES,
+                **options,
+            )
+    except (nats.errors.Error, OSError, TimeoutError) as error:
+        with contextlib.suppress(nats.errors.Error):
+            await client.close()
+        raise Busy("BUS_AWAY", "no NATS server answers at the configured URL") from error
+    try:
+        yield Bus(client, settings)
+    finally:
+        await client.close()
+
+
+async def apply_streams(bus: Bus, streams: tuple[StreamSpec, ...], buckets: tuple[BucketSpec, ...]) -> None:
+    """Creates or updates streams and buckets; safe to run at any time and more than once.
+
+    Raises:
+        Busy: the bus is away or refuses, with its reason.
+    """
+    try:
+        for stream in streams:
+            await bus.apply_stream(stream)
+        for bucket in buckets:
+            await bus.apply_bucket(bucket)
+    except (nats.errors.Error, TimeoutError) as error:
+        raise Busy("STREAMS_NOT_APPLIED", f"the bus refused a stream: {error}") from error

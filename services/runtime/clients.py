@@ -1,0 +1,56 @@
+"""Calls to other services, on behalf of the caller of the call in progress."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+from google.rpc import code_pb2, error_details_pb2
+from grpc_status import rpc_status
+from headwater.retrieval.v1.retrieval_pb2_grpc import RetrievalServiceAsyncStub, RetrievalServiceStub
+
+from services.contracts.failures import Busy, Conflict, Denied, Exhausted, Failure, Missing, Rejected, Unauthenticated
+
+_KINDS: dict[int, type[Failure]] = {
+    code_pb2.INVALID_ARGUMENT: Rejected,
+    code_pb2.NOT_FOUND: Missing,
+    code_pb2.UNAUTHENTICATED: Unauthenticated,
+    code_pb2.PERMISSION_DENIED: Denied,
+    code_pb2.ALREADY_EXISTS: Conflict,
+    code_pb2.RESOURCE_EXHAUSTED: Exhausted,
+}
+
+
+class Clients:
+    """Stubs of the services this process calls."""
+
+    def __init__(self, retrieval: grpc.aio.Channel) -> None:
+        self.retrieval: RetrievalServiceAsyncStub = RetrievalServiceStub(retrieval)
+
+
+@asynccontextmanager
+async def connected_clients(retrieval_address: str, ca_certificate: Path | None) -> AsyncIterator[Clients]:
+    """Channels to other services; `ca_certificate` (PEM) turns TLS on."""
+    async with _channel(retrieval_address, ca_certificate) as channel:
+        yield Clients(channel)
+
+
+def _channel(address: str, ca_certificate: Path | None) -> grpc.aio.Channel:
+    options = (("grpc.enable_retries", 1), ("grpc.keepalive_time_ms", 60_000))
+    if ca_certificate is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    credentials = grpc.ssl_channel_credentials(ca_certificate.read_bytes())
+    return grpc.aio.secure_channel(address, credentials, options=options)
+
+
+def failure_of(error: grpc.aio.AioRpcError) -> Failure:
+    """The failure that another service's status stands for, to be raised here in turn."""
+    answer = rpc_status.from_call(error)
+    if answer is None:
+        return Busy("SERVICE_AWAY", f"another service does not answer ({error.code().name})")
+    info = error_details_pb2.ErrorInfo()
+    for detail in answer.details:
+        if detail.Is(info.DESCRIPTOR):
+            detail.Unpack(info)
+    kind = _KINDS.get(answer.code, Busy)
+    return kind(info.reason or error.code().name, answer.message)

@@ -1,0 +1,250 @@
+"""The gRPC server: who may call, valid requests only, a deadline on every call, one translation of failures."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
+from typing import Any, Final, TypeVar
+from uuid import uuid4
+
+import grpc
+import protovalidate
+import structlog
+from google.protobuf import descriptor_pool
+from google.protobuf.message import DecodeError, Message
+from google.rpc import status_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+from headwater.auth.v1 import auth_pb2
+
+from services.contracts.failures import Busy, Denied, Failure, Unauthenticated
+from services.runtime import status
+from services.runtime.calls import AUTHORIZATION, REQUEST_ID, begin_call
+from services.runtime.identity import Caller, KeyStore, set_caller
+from services.runtime.settings import RpcSettings
+from services.runtime.telemetry import log
+
+Servicer = TypeVar("Servicer")
+
+_HANDLERS: Final = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
+_OPEN_SERVICES: Final = ("/grpc.health.v1.", "/grpc.reflection.")
+"""Served to anyone: they tell what is served and whether it is up, nothing of anyone's data."""
+
+
+class RpcServer:
+    """One port for all services of a process. Add servicers, then enter `serving`."""
+
+    def __init__(self, settings: RpcSettings, keys: KeyStore) -> None:
+        self._settings = settings
+        self._access: dict[str, auth_pb2.Access] = {}
+        self._services: list[str] = []
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(
+            interceptors=[_Guard(keys, self._access, settings)],
+            maximum_concurrent_rpcs=settings.max_concurrent_calls,
+            options=(
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_send_message_length", settings.max_message_bytes),
+                ("grpc.so_reuseport", 0),
+            ),
+        )
+
+    def add(self, add_to_server: Callable[[Servicer, Any], None], servicer: Servicer) -> None:
+        """Serves `servicer`; `add_to_server` is the generated function of its service.
+
+        Raises:
+            ValueError: a method does not say who may call it.
+        """
+        add_to_server(servicer, self)
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
+        """Called by the generated function."""
+        for handler in handlers:
+            self._learn(handler.service_name())
+        self._server.add_generic_rpc_handlers(tuple(handlers))
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        """Called by the generated function."""
+        self._server.add_registered_method_handlers(service, handlers)
+
+    def _learn(self, service: str) -> None:
+        descriptor = descriptor_pool.Default().FindServiceByName(service)
+        for method in descriptor.methods:
+            options = method.GetOptions()
+            if not options.HasExtension(auth_pb2.access):
+                raise ValueError(f"{service}/{method.name} does not say who may call it (headwater.auth.v1.access)")
+            self._access[f"/{service}/{method.name}"] = options.Extensions[auth_pb2.access]
+        self._services.append(service)
+
+    @asynccontextmanager
+    async def serving(self, drain_timeout: timedelta) -> AsyncIterator[str]:
+        """Listens; yields the address. On leaving stops accepting and lets calls in progress finish.
+
+        Raises:
+            Busy: the address is taken.
+        """
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if self._settings.reflection:
+            names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
+        host = self._settings.address.rpartition(":")[0]
+        port = self._listen()
+        await self._server.start()
+        for service in (health.OVERALL_HEALTH, *self._services):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        try:
+            yield f"{host}:{port}"
+        finally:
+            await self._health.enter_graceful_shutdown()
+            await self._server.stop(drain_timeout.total_seconds())
+
+    def _listen(self) -> int:
+        settings = self._settings
+        try:
+            if settings.tls_certificate and settings.tls_key:
+                pair = (settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())
+                return self._server.add_secure_port(settings.address, grpc.ssl_server_credentials([pair]))
+            return self._server.add_insecure_port(settings.address)
+        except RuntimeError as error:
+            raise Busy(
+                "ADDRESS_TAKEN",
+                f"cannot listen on {settings.address}: another program does; set HEADWATER_RPC__ADDRESS",
+            ) from error
+
+
+class _Guard(grpc.aio.ServerInterceptor):
+    """Stands before every method."""
+
+    def __init__(self, keys: KeyStore, access: dict[str, auth_pb2.Access], settings: RpcSettings) -> None:
+        self._keys = keys
+        self._access = access
+        self._settings = settings
+
+    async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
+        handler = await continuation(details)
+        if handler is None or details.method.startswith(_OPEN_SERVICES):
+            return handler
+        return self._wrapped(handler, details.method)
+
+    def _wrapped(self, handler: Any, method: str) -> Any:
+        def guarded(context: Any) -> AbstractAsyncContextManager[None]:
+            return self._guarded(method, context)
+
+        async def unary(request: Any, context: Any) -> Any:
+            async with guarded(context):
+                if handler.request_streaming:
+                    return await handler.stream_unary(_valid_each(request), context)
+                return await handler.unary_unary(_valid(request), context)
+
+        async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+            async with guarded(context):
+                if handler.request_streaming:
+                    responses = handler.stream_stream(_valid_each(request), context)
+                else:
+                    responses = handler.unary_stream(_valid(request), context)
+                async for response in responses:
+                    yield response
+
+        make = _HANDLERS[handler.request_streaming, handler.response_streaming]
+        return make(
+            stream if handler.response_streaming else unary,
+            request_deserializer=_forgiving(handler.request_deserializer),
+            response_serializer=handler.response_serializer,
+        )
+
+    @asynccontextmanager
+    async def _guarded(self, method: str, context: Any) -> AsyncIterator[None]:
+        """Lets the call in as its caller, within its deadline, and gives whatever it raises a status."""
+        started = time.monotonic()
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        time_left = self._time_left(context)
+        call = begin_call(metadata.get(REQUEST_ID), metadata.get(AUTHORIZATION, ""), time_left)
+        outcome = "OK"
+        deadline = asyncio.timeout(time_left.total_seconds())
+        try:
+            async with deadline:
+                who = await self._admit(method, call.authorization)
+                structlog.contextvars.bind_contextvars(tenant=who.tenant, request_id=str(call.request_id))
+                yield
+        except grpc.aio.AbortError:
+            raise
+        except Failure as failure:
+            outcome = failure.reason
+            await _abort(context, status.of_failure(failure))
+        except protovalidate.ValidationError as error:
+            outcome = "INVALID_REQUEST"
+            await _abort(context, status.of_violations(error))
+        except _UndecodableError:
+            outcome = "UNDECODABLE_REQUEST"
+            await _abort(context, status.undecodable())
+        except Exception as error:  # noqa: BLE001 - the last line: a bug becomes INTERNAL, never a broken connection
+            if isinstance(error, TimeoutError) and deadline.expired():
+                outcome = "DEADLINE_EXCEEDED"
+                await _abort(context, status.deadline_exceeded())
+            outcome = error_id = uuid4().hex[:12]
+            log.error("call failed", method=method, error_id=error_id, exc_info=error)
+            await _abort(context, status.internal(error_id))
+        finally:
+            log.debug("call", method=method, outcome=outcome, ms=round((time.monotonic() - started) * 1000, 1))
+
+    def _time_left(self, context: Any) -> timedelta:
+        remaining = context.time_remaining()
+        if remaining is None:
+            return self._settings.default_deadline
+        return min(timedelta(seconds=max(0.0, min(remaining, 1e6))), self._settings.max_deadline)
+
+    async def _admit(self, method: str, authorization: str) -> Caller:
+        scheme, _, key = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not key:
+            raise Unauthenticated("KEY_MISSING", "send an API key as metadata: authorization: Bearer hw_…")
+        who = await self._keys.authenticate(key.strip())
+        access = self._access[method]
+        allowed = {auth_pb2.Scope.Name(scope) for scope in access.any_scope}
+        if not allowed & who.scopes:
+            raise Denied("SCOPE_MISSING", f"this call needs a key with {' or '.join(sorted(allowed))}")
+        if access.tenant_required and who.tenant is None:
+            raise Denied("TENANT_KEY_REQUIRED", "this call is about one tenant's data: use a key of that tenant")
+        set_caller(who)
+        return who
+
+
+class _UndecodableError(Exception):
+    """Bytes that are not the message they should be."""
+
+
+_UNDECODABLE: Final = object()
+
+
+def _forgiving(deserialize: Callable[[bytes], Message]) -> Callable[[bytes], object]:
+    """gRPC answers INTERNAL when a request does not parse; it is the caller's mistake and is told so."""
+
+    def deserialized(data: bytes) -> object:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            return _UNDECODABLE
+
+    return deserialized
+
+
+def _valid(request: Any) -> Any:
+    if request is _UNDECODABLE:
+        raise _UndecodableError
+    protovalidate.validate(request)
+    return request
+
+
+async def _valid_each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _valid(request)
+
+
+async def _abort(context: Any, answer: status_pb2.Status) -> None:
+    await context.abort_with_status(rpc_status.to_status(answer))
