@@ -1,6 +1,6 @@
 """Key-value buckets on JetStream: small records with revisions, compare-and-set and watching."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 import nats.errors
@@ -106,7 +106,7 @@ class Bucket:
             raise self._busy() from error
         return sorted(found, key=lambda entry: entry.key)
 
-    async def watch(self, pattern: str = ">") -> AsyncIterator[Entry | None]:
+    async def watch(self, pattern: str = ">") -> AsyncGenerator[Entry | None, None]:
         """The values of all keys that match now, then None, then every change for as long as it is iterated."""
         try:
             watcher = await self._kv.watch(pattern)

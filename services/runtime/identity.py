@@ -186,13 +186,10 @@ class KeyStore:
     async def _follow(self) -> None:
         while True:
             try:
-                async for entry in self._bucket.watch():
-                    if entry is None:
-                        continue
-                    if entry.deleted:
-                        self._mirror.pop(entry.key, None)
-                    else:
-                        self._mirror[entry.key] = KeyRecord.model_validate_json(entry.value)
+                async with contextlib.aclosing(self._bucket.watch()) as entries:
+                    async for entry in entries:
+                        if entry is not None and not entry.deleted:
+                            self._mirror[entry.key] = KeyRecord.model_validate_json(entry.value)
             except Exception as error:  # noqa: BLE001 - a mirror that silently stops would honour revoked keys
                 log.error("watching keys failed; watching again", error=str(error) or type(error).__name__)
             await asyncio.sleep(_WATCH_RETRY_S)

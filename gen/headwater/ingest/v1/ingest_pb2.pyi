@@ -72,6 +72,8 @@ class Document(_message.Message):
     CHUNK_COUNT_FIELD_NUMBER: _builtins.int
     ACCEPTED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    INDEXED_VERSION_FIELD_NUMBER: _builtins.int
+    FAILURE_CODE_FIELD_NUMBER: _builtins.int
     document_id: _builtins.str
     """Unique within the tenant."""
     name: _builtins.str
@@ -88,6 +90,12 @@ class Document(_message.Message):
     """Why it failed, in words; set when state is FAILED."""
     chunk_count: _builtins.int
     """Chunks in the index."""
+    indexed_version: _builtins.str
+    """The version that search finds now; differs from version while newer bytes
+    are on their way or could not be indexed. Empty when none is searchable.
+    """
+    failure_code: _builtins.str
+    """Why it failed, as a constant such as ENCRYPTED; set when state is FAILED."""
     @_builtins.property
     def accepted_at(self) -> _timestamp_pb2.Timestamp:
         """When these bytes were accepted."""
@@ -109,10 +117,12 @@ class Document(_message.Message):
         chunk_count: _builtins.int = ...,
         accepted_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        indexed_version: _builtins.str = ...,
+        failure_code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "chunk_count", b"chunk_count", "document_id", b"document_id", "failure_reason", b"failure_reason", "media_type", b"media_type", "name", b"name", "size_bytes", b"size_bytes", "state", b"state", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "chunk_count", b"chunk_count", "document_id", b"document_id", "failure_code", b"failure_code", "failure_reason", b"failure_reason", "indexed_version", b"indexed_version", "media_type", b"media_type", "name", b"name", "size_bytes", b"size_bytes", "state", b"state", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

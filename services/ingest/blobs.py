@@ -1,0 +1,71 @@
+"""Raw documents' bytes, kept in an object store under ``<tenant>/<document id>/<upload id>``."""
+
+from pathlib import Path
+from typing import IO
+from uuid import UUID
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from services.contracts.failures import Busy, Missing
+from services.contracts.tenants import TenantId
+
+_COPY_BYTES = 1024 * 1024
+
+
+def open_blobs(url: str | None, folder: Path) -> "Blobs":
+    """Blobs at an S3, GCS, Azure or file URL, or in `folder` when there is none."""
+    if url is not None:
+        return Blobs(from_url(url))
+    folder.mkdir(parents=True, exist_ok=True)
+    return Blobs(LocalStore(folder))
+
+
+class Blobs:
+    """Bytes by tenant, document and upload. Every method raises ``Busy`` when the store does not answer."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    async def put(self, tenant: TenantId, document_id: str, upload_id: UUID, content: IO[bytes]) -> None:
+        """Stores all of `content`; nothing is there until all of it is."""
+        try:
+            await obstore.put_async(self._store, _path(tenant, document_id, upload_id), content)
+        except (BaseError, OSError) as error:
+            raise _busy() from error
+
+    async def fetch(self, tenant: TenantId, document_id: str, upload_id: UUID, target: Path) -> None:
+        """Copies a blob into the file `target`.
+
+        Raises:
+            Missing: there is no such blob.
+        """
+        try:
+            found = await obstore.get_async(self._store, _path(tenant, document_id, upload_id))
+            with target.open("wb") as file:
+                async for piece in found.stream(min_chunk_size=_COPY_BYTES):
+                    file.write(piece)
+        except FileNotFoundError as error:
+            raise Missing(
+                "BLOB_MISSING", "the document's bytes are gone from the object store: put it again"
+            ) from error
+        except (BaseError, OSError) as error:
+            raise _busy() from error
+
+    async def delete(self, tenant: TenantId, document_id: str, upload_id: UUID) -> None:
+        """Removes a blob; one that is gone already is no error."""
+        try:
+            await obstore.delete_async(self._store, _path(tenant, document_id, upload_id))
+        except FileNotFoundError:
+            return
+        except (BaseError, OSError) as error:
+            raise _busy() from error
+
+
+def _path(tenant: TenantId, document_id: str, upload_id: UUID) -> str:
+    return f"{tenant}/{document_id}/{upload_id}"
+
+
+def _busy() -> Busy:
+    return Busy("OBJECT_STORE_AWAY", "the object store does not answer")

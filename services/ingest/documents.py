@@ -1,0 +1,146 @@
+"""Documents' records: what is wanted of each document and how far it got; changed by compare-and-set."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Self
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from services.contracts.events import derived_id, truncated_to_millis
+from services.contracts.failures import Conflict, Missing
+from services.contracts.tenants import TenantId
+from services.runtime.buckets import Bucket, Entry
+
+
+class State(StrEnum):
+    """Where a document is on its way."""
+
+    ACCEPTED = "accepted"
+    INDEXED = "indexed"
+    FAILED = "failed"
+    DELETING = "deleting"
+    DELETED = "deleted"
+    """Only ever told to watchers: a deleted document has no record."""
+
+
+class Document(BaseModel):
+    """One document's record."""
+
+    model_config = ConfigDict(frozen=True)
+
+    document_id: str
+    name: str
+    size_bytes: int
+    version: str
+    """SHA-256 of the bytes, in hex."""
+    upload_id: UUID
+    """Names these bytes' blob and this indexing; a second put of the same bytes after a deletion has another."""
+    state: State
+    accepted_at: AwareDatetime
+    updated_at: AwareDatetime
+    media_type: str = ""
+    chunk_count: int = 0
+    failure_code: str = ""
+    failure_reason: str = ""
+    indexed_version: str = ""
+    indexed_upload_id: UUID | None = None
+
+    def moved(self, state: State, **changes: object) -> Self:
+        """This record in another state, now."""
+        return self.model_copy(update={"state": state, "updated_at": _now(), **changes})
+
+
+def document_id_of(tenant: TenantId, name: str) -> str:
+    """The id of a document that was put without one: the same name is the same document."""
+    return derived_id("document", tenant, name).hex
+
+
+def accepted(document_id: str, name: str, size_bytes: int, version: str, upload_id: UUID) -> Document:
+    """The record of a document that was just put."""
+    now = _now()
+    return Document(
+        document_id=document_id,
+        name=name,
+        size_bytes=size_bytes,
+        version=version,
+        upload_id=upload_id,
+        state=State.ACCEPTED,
+        accepted_at=now,
+        updated_at=now,
+    )
+
+
+class Documents:
+    """All tenants' records. Every method raises ``Busy`` when the bus is away."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+
+    @property
+    def bucket(self) -> Bucket:
+        """For watching."""
+        return self._bucket
+
+    async def find(self, tenant: TenantId, document_id: str) -> tuple[Document, int] | None:
+        """The record and its revision, or None."""
+        entry = await self._bucket.get(key_of(tenant, document_id))
+        return None if entry is None else (read(entry), entry.revision)
+
+    async def get(self, tenant: TenantId, document_id: str) -> tuple[Document, int]:
+        """The record and its revision.
+
+        Raises:
+            Missing: the tenant has no such document.
+        """
+        found = await self.find(tenant, document_id)
+        if found is None:
+            raise Missing("DOCUMENT_UNKNOWN", "there is no document with this id")
+        return found
+
+    async def page(
+        self, tenant: TenantId, *, after: str, limit: int, state: State | None
+    ) -> tuple[list[Document], str]:
+        """A page of the tenant's records by id, and where the next one starts ("" after the last)."""
+        records = [read(entry) for entry in await self._bucket.entries(f"{tenant}.>")]
+        wanted = [r for r in records if r.document_id > after and (state is None or r.state is state)]
+        page = wanted[:limit]
+        return page, page[-1].document_id if len(wanted) > limit else ""
+
+    async def everyones(self) -> list[tuple[TenantId, Document]]:
+        """Every tenant's records."""
+        return [(TenantId(entry.key.split(".", 1)[0]), read(entry)) for entry in await self._bucket.entries()]
+
+    async def replace(self, tenant: TenantId, new: Document, revision: int | None) -> bool:
+        """Writes `new` if the record is still at `revision` (None: if there is none); tells whether it did."""
+        key, value = key_of(tenant, new.document_id), new.model_dump_json().encode()
+        try:
+            if revision is None:
+                await self._bucket.create(key, value)
+            else:
+                await self._bucket.update(key, value, revision)
+        except Conflict:
+            return False
+        return True
+
+    async def forget(self, tenant: TenantId, document_id: str, revision: int) -> bool:
+        """Removes the record if it is still at `revision`; tells whether it did."""
+        try:
+            await self._bucket.delete(key_of(tenant, document_id), revision)
+        except Conflict:
+            return False
+        return True
+
+
+def key_of(tenant: TenantId, document_id: str) -> str:
+    """The record's key. Neither part can hold a dot, so no tenant's pattern matches another's keys."""
+    return f"{tenant}.{document_id}"
+
+
+def read(entry: Entry) -> Document:
+    """The record in an entry."""
+    return Document.model_validate_json(entry.value)
+
+
+def _now() -> datetime:
+    return truncated_to_millis(datetime.now(UTC))

@@ -1,0 +1,222 @@
+"""Indexing: brings what the stores hold in line with what a document's record wants.
+
+One step does it all, whatever happened before: read the record, do what it wants, write the outcome if the record is
+still the same, else look again. A crash at any point is followed by the same step, and deterministic ids make every
+write of it repeatable. Usage is told after a slice of chunks was embedded and before it is stored: a crash between the
+two embeds the slice again under the same event id, and after it the slice is found stored and is not embedded again.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from uuid import UUID
+
+from services.contracts.events import (
+    DocumentDeleted,
+    DocumentFailed,
+    DocumentIndexed,
+    Event,
+    TokenUsage,
+    UsageSettled,
+    derived_id,
+    usage_event_id,
+)
+from services.contracts.failures import Busy, Missing, Rejected
+from services.contracts.prices import PriceBook
+from services.contracts.tenants import TenantId
+from services.ingest.blobs import Blobs
+from services.ingest.documents import Document, Documents, State
+from services.knowledge.embedder import Embedder, Priority
+from services.knowledge.passages import Chunk, Passage, Point, point_id
+from services.knowledge.store import VectorStore
+
+_ROUNDS = 16
+
+
+class Indexing:
+    """Turns accepted documents into points, and deleted ones into nothing."""
+
+    def __init__(
+        self,
+        documents: Documents,
+        blobs: Blobs,
+        store: VectorStore,
+        embedder: Embedder,
+        prices: PriceBook,
+        tell: Callable[[Event], Awaitable[None]],
+        cut: Callable[[Path, str], Awaitable[tuple[str, list[Chunk]]]],
+        *,
+        slice_chunks: int,
+    ) -> None:
+        """`cut` parses a file under its name into its media type and chunks; it raises Rejected."""
+        self._documents = documents
+        self._blobs = blobs
+        self._store = store
+        self._embedder = embedder
+        self._prices = prices
+        self._tell = tell
+        self._cut = cut
+        self._slice_chunks = slice_chunks
+
+    async def reconcile(self, tenant: TenantId, document_id: str) -> None:
+        """Brings the stores in line with the document's record and tells what came of it.
+
+        Raises:
+            Busy: a store or the bus is away, or the record keeps changing.
+        """
+        for _ in range(_ROUNDS):
+            found = await self._documents.find(tenant, document_id)
+            if found is None:
+                return
+            document, revision = found
+            if document.state is State.DELETING:
+                done = await self._erase(tenant, document, revision)
+            elif document.state is State.ACCEPTED:
+                done = await self._index(tenant, document, revision)
+            else:
+                await self._tell_outcome(tenant, document)
+                return
+            if done:
+                return
+        raise Busy("DOCUMENT_CONTENDED", "the document keeps changing while it is indexed")
+
+    async def fail(self, tenant: TenantId, document_id: str, version: str, code: str, reason: str) -> None:
+        """Records that a version cannot be indexed, unless another one is wanted by now."""
+        for _ in range(_ROUNDS):
+            found = await self._documents.find(tenant, document_id)
+            if found is None or found[0].version != version or found[0].state is not State.ACCEPTED:
+                return
+            failed = found[0].moved(State.FAILED, failure_code=code, failure_reason=reason)
+            if await self._documents.replace(tenant, failed, found[1]):
+                await self._tell_outcome(tenant, failed)
+                return
+
+    async def _erase(self, tenant: TenantId, document: Document, revision: int) -> bool:
+        await self._store.delete_document(tenant, document.document_id)
+        for upload_id in {document.upload_id, document.indexed_upload_id or document.upload_id}:
+            await self._blobs.delete(tenant, document.document_id, upload_id)
+        await self._tell(
+            DocumentDeleted(
+                event_id=derived_id("deleted", tenant, str(document.upload_id)),
+                event_time=document.updated_at,
+                tenant=tenant,
+                document_id=document.document_id,
+            )
+        )
+        return await self._documents.forget(tenant, document.document_id, revision)
+
+    async def _index(self, tenant: TenantId, document: Document, revision: int) -> bool:
+        try:
+            media_type, chunks = await self._parsed(tenant, document)
+        except Missing:
+            # Superseded bytes are removed: then the record has changed. If it has not, they are lost.
+            outcome = document.moved(
+                State.FAILED, failure_code="BLOB_MISSING", failure_reason="the document's bytes are gone: put it again"
+            )
+        except Rejected as failure:
+            outcome = document.moved(State.FAILED, failure_code=failure.reason, failure_reason=failure.message)
+        else:
+            await self._write_points(tenant, document, chunks)
+            outcome = document.moved(
+                State.INDEXED,
+                media_type=media_type,
+                chunk_count=len(chunks),
+                indexed_version=document.version,
+                indexed_upload_id=document.upload_id,
+            )
+        if not await self._documents.replace(tenant, outcome, revision):
+            return False
+        await self._tell_outcome(tenant, outcome)
+        old = document.indexed_upload_id
+        if outcome.state is State.INDEXED and old is not None and old != document.upload_id:
+            await self._blobs.delete(tenant, document.document_id, old)
+        return True
+
+    async def _parsed(self, tenant: TenantId, document: Document) -> tuple[str, list[Chunk]]:
+        with tempfile.TemporaryDirectory(prefix="headwater-") as folder:
+            path = Path(folder) / "document"
+            await self._blobs.fetch(tenant, document.document_id, document.upload_id, path)
+            return await self._cut(path, document.name)
+
+    async def _write_points(self, tenant: TenantId, document: Document, chunks: Sequence[Chunk]) -> None:
+        wanted = _identified(tenant, document, chunks)
+        present = await self._store.point_ids(tenant, document.document_id)
+        new = [(id_, passage) for id_, passage in wanted.items() if id_ not in present]
+        for start in range(0, len(new), self._slice_chunks):
+            await self._embed_slice(tenant, document, new[start : start + self._slice_chunks])
+        kept = {id_: passage for id_, passage in wanted.items() if id_ in present}
+        if kept:
+            await self._store.replace_passages(tenant, kept)
+        gone = [id_ for id_ in present if id_ not in wanted]
+        if gone:
+            await self._store.delete(tenant, gone)
+
+    async def _embed_slice(
+        self, tenant: TenantId, document: Document, passages: Sequence[tuple[UUID, Passage]]
+    ) -> None:
+        texts = [passage.chunk.embedded_text for _, passage in passages]
+        embedded = await self._embedder.embed(texts, Priority.DOCUMENT)
+        first, last = passages[0][0], passages[-1][0]
+        usage = TokenUsage(uncached_input=sum(embedded.tokens))
+        cost = self._prices.cost(self._embedder.provider, self._embedder.model, usage, document.accepted_at)
+        await self._tell(
+            UsageSettled(
+                event_id=usage_event_id(tenant, document.upload_id, "index", str(first), str(last), len(texts)),
+                # The acceptance, not now: a retry in another hour must be the same charge.
+                event_time=document.accepted_at,
+                tenant=tenant,
+                request_id=document.upload_id,
+                service="ingest",
+                operation="embeddings",
+                stage="index",
+                provider=self._embedder.provider,
+                model=self._embedder.model,
+                tokens=usage,
+                cost_usd=cost.usd,
+                price_source=cost.price_source,
+                estimated=cost.estimated,
+            )
+        )
+        points = [
+            Point(id_, vector, passage) for (id_, passage), vector in zip(passages, embedded.vectors, strict=True)
+        ]
+        await self._store.upsert(tenant, points)
+
+    async def _tell_outcome(self, tenant: TenantId, document: Document) -> None:
+        """Told again at every redelivery, under the same id: a crash must not keep the outcome from those who wait."""
+        event_id = derived_id("outcome", tenant, str(document.upload_id), document.state)
+        if document.state is State.INDEXED:
+            await self._tell(
+                DocumentIndexed(
+                    event_id=event_id,
+                    event_time=document.updated_at,
+                    tenant=tenant,
+                    document_id=document.document_id,
+                    version=document.version,
+                    chunk_count=document.chunk_count,
+                )
+            )
+        elif document.state is State.FAILED:
+            await self._tell(
+                DocumentFailed(
+                    event_id=event_id,
+                    event_time=document.updated_at,
+                    tenant=tenant,
+                    document_id=document.document_id,
+                    version=document.version,
+                    reason=document.failure_code,
+                )
+            )
+
+
+def _identified(tenant: TenantId, document: Document, chunks: Sequence[Chunk]) -> dict[UUID, Passage]:
+    """The passages by point id; equal chunks are told apart by their occurrence."""
+    seen: Counter[str] = Counter()
+    passages: dict[UUID, Passage] = {}
+    for chunk in chunks:
+        content_hash = chunk.content_hash
+        id_ = point_id(tenant, document.document_id, content_hash, seen[content_hash])
+        seen[content_hash] += 1
+        passages[id_] = Passage(document.document_id, document.name, document.version, chunk)
+    return passages

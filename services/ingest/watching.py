@@ -1,0 +1,41 @@
+"""Watching: a document on its way, and what could not be handled."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from services.contracts.failures import Missing
+from services.contracts.streams import DEAD_LETTERS_STREAM, dead_letter_subject
+from services.contracts.tenants import TenantId
+from services.ingest.documents import Document, Documents, State, key_of, read
+from services.runtime.bus import Bus, StoredMessage
+
+_ENDS = frozenset({State.INDEXED, State.FAILED, State.DELETED})
+
+
+async def watch(documents: Documents, tenant: TenantId, document_id: str) -> AsyncIterator[Document]:
+    """The document's record now and at every change, until it is indexed, failed or deleted.
+
+    Raises:
+        Missing: the tenant has no such document.
+    """
+    current: Document | None = None
+    async with aclosing(documents.bucket.watch(key_of(tenant, document_id))) as entries:
+        async for entry in entries:
+            if entry is None:
+                if current is None:
+                    raise Missing("DOCUMENT_UNKNOWN", "there is no document with this id")
+                continue
+            if not entry.deleted:
+                current = read(entry)
+            elif current is not None:
+                current = current.moved(State.DELETED)
+            else:
+                continue
+            yield current
+            if current.state in _ENDS:
+                return
+
+
+async def dead_letters_of(bus: Bus, tenant: TenantId | None, *, before: int | None, limit: int) -> list[StoredMessage]:
+    """The newest dead letters of a tenant, or of everyone for None; older than sequence `before` if given."""
+    return await bus.browse(DEAD_LETTERS_STREAM, dead_letter_subject("*", tenant or "*"), before=before, limit=limit)

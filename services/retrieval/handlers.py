@@ -1,0 +1,1 @@
+"""Messages in: retrieval hears none; every service keeps this room so that one knows where to look."""

@@ -1,0 +1,98 @@
+"""Search: a question embedded, looked up by meaning and by words, and charged to its tenant."""
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from services.contracts.events import Event, TokenUsage, UsageSettled, truncated_to_millis, usage_event_id
+from services.contracts.prices import PriceBook
+from services.contracts.tenants import TenantId
+from services.knowledge.embedder import Embedder, Embeddings, Priority
+from services.knowledge.passages import Hit, Vector
+from services.knowledge.store import HybridQuery, VectorStore
+from services.runtime.calls import call_id, request_id
+
+
+@dataclass(frozen=True)
+class Charge:
+    """What a call used and what that costs."""
+
+    model: str
+    input_tokens: int
+    cost_usd: Decimal
+
+
+class Search:
+    """Finds passages and embeds texts, at the tenant's cost."""
+
+    def __init__(
+        self, store: VectorStore, embedder: Embedder, prices: PriceBook, tell: Callable[[Event], Awaitable[None]]
+    ) -> None:
+        self._store = store
+        self._embedder = embedder
+        self._prices = prices
+        self._tell = tell
+
+    async def search(
+        self,
+        tenant: TenantId,
+        query: str,
+        *,
+        limit: int,
+        document_ids: Sequence[str] = (),
+        min_similarity: float = -1.0,
+        feature: str = "",
+    ) -> tuple[list[Hit], Charge]:
+        """The passages nearest to `query`, best first.
+
+        Raises:
+            Busy: the embedder's queue is full, or the store or the bus is away.
+        """
+        embedded, charge = await self._embed(tenant, [query], "search", feature)
+        wanted = HybridQuery(
+            vector=embedded.vectors[0],
+            text=query,
+            limit=limit,
+            document_ids=tuple(document_ids),
+            min_similarity=min_similarity,
+        )
+        return await self._store.search(tenant, wanted), charge
+
+    async def embed(self, tenant: TenantId, texts: Sequence[str], *, feature: str = "") -> tuple[Vector, Charge]:
+        """The embeddings of `texts`, shape (texts, dimension).
+
+        Raises:
+            Busy: the embedder's queue is full, or the bus is away.
+        """
+        embedded, charge = await self._embed(tenant, texts, "embed", feature)
+        return embedded.vectors, charge
+
+    async def _embed(
+        self, tenant: TenantId, texts: Sequence[str], stage: str, feature: str
+    ) -> tuple[Embeddings, Charge]:
+        started, now = time.monotonic(), truncated_to_millis(datetime.now(UTC))
+        embedded = await self._embedder.embed(texts, Priority.QUESTION)
+        usage = TokenUsage(uncached_input=sum(embedded.tokens))
+        cost = self._prices.cost(self._embedder.provider, self._embedder.model, usage, now)
+        await self._tell(
+            UsageSettled(
+                event_id=usage_event_id(tenant, call_id(), stage),
+                event_time=now,
+                tenant=tenant,
+                request_id=request_id(),
+                service="retrieval",
+                operation="embeddings",
+                stage=stage,
+                provider=self._embedder.provider,
+                model=self._embedder.model,
+                feature=feature,
+                tokens=usage,
+                cost_usd=cost.usd,
+                price_source=cost.price_source,
+                estimated=cost.estimated,
+                latency_ms=round((time.monotonic() - started) * 1000),
+            )
+        )
+        return embedded, Charge(self._embedder.model, usage.uncached_input, cost.usd)
