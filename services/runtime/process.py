@@ -61,16 +61,17 @@ def write_private(path: Path, text: str) -> None:
     draft.replace(path)
 
 
-async def until_stopped() -> None:
-    """Returns at the first SIGINT or SIGTERM; a second one ends the process at once."""
+def cancel_on_signals(task: "asyncio.Task[None]") -> None:
+    """Cancels `task` at the first SIGINT or SIGTERM, so that it unwinds; a second one ends the process at once."""
     loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
+    signalled = False
 
     def on_signal(number: signal.Signals) -> None:
-        if stopped.is_set():
+        nonlocal signalled
+        if signalled:
             os._exit(128 + number)
-        stopped.set()
+        signalled = True
+        task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal, number)
-    await stopped.wait()

@@ -83,40 +83,45 @@ class RpcServer:
             self._access[f"/{service}/{method.name}"] = options.Extensions[auth_pb2.access]
         self._services.append(service)
 
-    @asynccontextmanager
-    async def serving(self, drain_timeout: timedelta) -> AsyncIterator[str]:
-        """Listens; yields the address. On leaving stops accepting and lets calls in progress finish.
+    def listen(self) -> str:
+        """Takes the port and returns the address; calls wait there until `serving` is entered.
 
         Raises:
             Busy: the address is taken.
         """
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        if self._settings.reflection:
-            names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._server)
-        host = self._settings.address.rpartition(":")[0]
-        port = self._listen()
-        await self._server.start()
-        for service in (health.OVERALL_HEALTH, *self._services):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
-        try:
-            yield f"{host}:{port}"
-        finally:
-            await self._health.enter_graceful_shutdown()
-            await self._server.stop(drain_timeout.total_seconds())
-
-    def _listen(self) -> int:
         settings = self._settings
         try:
             if settings.tls_certificate and settings.tls_key:
                 pair = (settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())
-                return self._server.add_secure_port(settings.address, grpc.ssl_server_credentials([pair]))
-            return self._server.add_insecure_port(settings.address)
+                port = self._server.add_secure_port(settings.address, grpc.ssl_server_credentials([pair]))
+            else:
+                port = self._server.add_insecure_port(settings.address)
         except RuntimeError as error:
             raise Busy(
                 "ADDRESS_TAKEN",
                 f"cannot listen on {settings.address}: another program does; set HEADWATER_RPC__ADDRESS",
             ) from error
+        return f"{settings.address.rpartition(':')[0]}:{port}"
+
+    def listen_locally(self) -> str:
+        """Takes a loopback port for the process's calls to itself, which need no TLS, and returns its address."""
+        return f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+
+    @asynccontextmanager
+    async def serving(self, drain_timeout: timedelta) -> AsyncIterator[None]:
+        """Answers calls. On leaving stops accepting and lets calls in progress finish."""
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if self._settings.reflection:
+            names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
+        await self._server.start()
+        for service in (health.OVERALL_HEALTH, *self._services):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        try:
+            yield
+        finally:
+            await self._health.enter_graceful_shutdown()
+            await self._server.stop(drain_timeout.total_seconds())
 
 
 class _Guard(grpc.aio.ServerInterceptor):

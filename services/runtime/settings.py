@@ -49,6 +49,17 @@ class RpcSettings(Section):
     reflection: bool = Field(default=True, description="serve reflection, so that tools can list the API")
 
 
+class ClientSettings(Section):
+    """Calls to other services."""
+
+    retrieval_address: str | None = Field(
+        default=None, description="host:port of retrieval; unset when it runs in this process"
+    )
+    ca_certificate: Path | None = Field(
+        default=None, description="PEM certificates to trust; set it when the other services serve TLS"
+    )
+
+
 class ProcessSettings(Section):
     """The process."""
 
