@@ -10,9 +10,9 @@ from decimal import Decimal
 from typing import Annotated, ClassVar, Literal, Self
 from uuid import UUID, uuid5
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt
 
-from services.contracts.tenants import TenantId, tenant_id
+from services.contracts.tenants import TENANT_ID_PATTERN, TenantId
 
 NAMESPACE = UUID("6b1f4b0e-5a57-5e0b-9a53-1f4a3f0d7a10")
 """All our derived ids hang under this one."""
@@ -20,7 +20,7 @@ NAMESPACE = UUID("6b1f4b0e-5a57-5e0b-9a53-1f4a3f0d7a10")
 MAX_TOKENS_PER_CALL = 100_000_000
 """More than any model takes or gives in one call; a larger count is a broken producer."""
 
-TenantField = Annotated[TenantId, AfterValidator(tenant_id)]
+TenantField = Annotated[TenantId, Field(pattern=TENANT_ID_PATTERN)]
 TokenCount = Annotated[int, Field(ge=0, le=MAX_TOKENS_PER_CALL)]
 Label = Annotated[str, Field(max_length=200)]
 

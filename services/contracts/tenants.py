@@ -7,7 +7,9 @@ from services.contracts.failures import Rejected
 
 TenantId = NewType("TenantId", str)
 
-_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,39}")
+TENANT_ID_PATTERN = r"^[a-z][a-z0-9-]{0,39}$"
+
+_MATCHER = re.compile(TENANT_ID_PATTERN[1:-1])
 
 
 def tenant_id(value: str) -> TenantId:
@@ -16,7 +18,7 @@ def tenant_id(value: str) -> TenantId:
     Raises:
         Rejected: it is empty, too long, or holds other characters than a-z, 0-9 and hyphens.
     """
-    if not _PATTERN.fullmatch(value):
+    if not _MATCHER.fullmatch(value):
         raise Rejected(
             "TENANT_ID_INVALID",
             "a tenant id starts with a letter and holds up to 40 lower-case letters, digits and hyphens",

@@ -140,6 +140,7 @@ class Bus:
                 log.warning("a message was not finished in time; it will come again", consumer=subscription.durable)
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await puller.close()
 
     async def puller(
         self, stream: StreamSpec, durable: str, *, subject: str, ack_wait: timedelta, max_ack_pending: int
@@ -174,7 +175,8 @@ class Bus:
         try:
             reader = await self._js.subscribe(subject, stream=stream.name, ordered_consumer=True, headers_only=True)
             try:
-                pending = (await reader.consumer_info()).num_pending or 0
+                info = await reader.consumer_info()
+                pending = (info.num_pending or 0) + (info.delivered.consumer_seq if info.delivered else 0)
                 while pending:
                     message = await reader.next_msg(self._settings.publish_timeout.total_seconds())
                     meta = message.metadata

@@ -133,6 +133,11 @@ class Puller:
             raise Busy("BUS_AWAY", f"the bus does not deliver to {self._durable}") from error
         return [Delivery(message, self._durable, self._dead_letters) for message in messages]
 
+    async def close(self) -> None:
+        """Stops pulling: a request still open at the server would take messages nobody reads."""
+        with contextlib.suppress(nats.errors.Error):
+            await self._subscription.unsubscribe()
+
 
 class Worker(Generic[E]):
     """Takes a subscription's messages one by one; a service runs `Subscription.workers` of them."""
@@ -174,6 +179,7 @@ class Worker(Generic[E]):
         finally:
             stop.cancel()
             task.cancel()
+            await asyncio.gather(task, stop, return_exceptions=True)
 
     async def _settle(self, delivery: Delivery) -> None:
         """Handles one message and tells JetStream the outcome; if that fails, the message comes again."""
