@@ -14,6 +14,7 @@ import pytest
 from services.contracts.events import DocumentAccepted, derived_id
 from services.contracts.failures import Busy, Conflict, Rejected
 from services.contracts.streams import DEAD_LETTERS_STREAM, DOCUMENTS_BUCKET, DOCUMENTS_STREAM
+from services.contracts.tenants import TenantId
 from services.runtime.bus import Bus, connected
 from services.runtime.delivery import CONSUMER_HEADER, REASON_HEADER, Subscription
 from services.runtime.nats_server import embedded_nats_server
@@ -28,7 +29,7 @@ def accepted(document_id: str, tenant: str = "acme") -> DocumentAccepted:
     return DocumentAccepted(
         event_id=derived_id(tenant, document_id),
         event_time=datetime.now(UTC),
-        tenant=tenant,
+        tenant=TenantId(tenant),
         document_id=document_id,
         version="v1",
     )
