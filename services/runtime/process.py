@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,8 +61,11 @@ def write_private(path: Path, text: str) -> None:
     draft.replace(path)
 
 
-def cancel_on_signals(task: "asyncio.Task[None]") -> None:
-    """Cancels `task` at the first SIGINT or SIGTERM, so that it unwinds; a second one ends the process at once."""
+def cancel_on_signals(task: "asyncio.Task[None]") -> Callable[[], bool]:
+    """Cancels `task` at the first SIGINT or SIGTERM, so that it unwinds; a second one ends the process at once.
+
+    Returns what tells whether a signal came.
+    """
     loop = asyncio.get_running_loop()
     signalled = False
 
@@ -75,3 +78,4 @@ def cancel_on_signals(task: "asyncio.Task[None]") -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal, number)
+    return lambda: signalled

@@ -1,0 +1,200 @@
+"""Every RPC that is served, from the descriptors: without a key, with wrong ones, with another tenant's key and ids.
+
+`CALLS` says how to call each method about something of tenant acme's; a method without an entry fails the tests.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from headwater.auth.v1 import auth_pb2
+from headwater.inference.v1 import inference_pb2
+from headwater.ingest.v1 import ingest_pb2
+from headwater.metering.v1 import metering_pb2, tenants_pb2
+from headwater.retrieval.v1 import retrieval_pb2
+
+from tests.system.conftest import Metadata, Platform, bearer, put_and_wait
+
+MODULES = (inference_pb2, ingest_pb2, metering_pb2, tenants_pb2, retrieval_pb2)
+SECRET = "The vault of acme opens with the word heliotrope."
+QUESTION = "Which word opens the vault of acme?"
+
+
+@dataclass(frozen=True)
+class Call:
+    """How to call a method about acme's document, and what a stranger with the right scope must be answered."""
+
+    requests: Callable[[str], list[Message]]
+    stranger: str = "OK"
+    """The status code for a tenant that owns nothing."""
+
+
+CALLS: dict[str, Call] = {
+    "IngestService/PutDocument": Call(
+        lambda document_id: [
+            ingest_pb2.PutDocumentRequest(header=ingest_pb2.DocumentHeader(name="theirs.md", document_id=document_id)),
+            ingest_pb2.PutDocumentRequest(data=b"# Theirs\n\nNothing to see here."),
+        ]
+    ),
+    "IngestService/GetDocument": Call(lambda d: [ingest_pb2.GetDocumentRequest(document_id=d)], "NOT_FOUND"),
+    "IngestService/ListDocuments": Call(lambda _: [ingest_pb2.ListDocumentsRequest()]),
+    "IngestService/WatchDocument": Call(lambda d: [ingest_pb2.WatchDocumentRequest(document_id=d)], "NOT_FOUND"),
+    "IngestService/DeleteDocument": Call(lambda d: [ingest_pb2.DeleteDocumentRequest(document_id=d)], "NOT_FOUND"),
+    "IngestService/ListDeadLetters": Call(lambda _: [ingest_pb2.ListDeadLettersRequest()]),
+    "RetrievalService/Search": Call(lambda d: [retrieval_pb2.SearchRequest(query=QUESTION, document_ids=[d])]),
+    "RetrievalService/Embed": Call(lambda _: [retrieval_pb2.EmbedRequest(texts=["x"])]),
+    "InferenceService/Generate": Call(lambda d: [inference_pb2.GenerateRequest(question=QUESTION, document_ids=[d])]),
+    "InferenceService/GenerateStream": Call(
+        lambda d: [inference_pb2.GenerateStreamRequest(question=QUESTION, document_ids=[d])]
+    ),
+    "MeteringService/QueryCosts": Call(
+        lambda _: [metering_pb2.QueryCostsRequest(group_by=[metering_pb2.COST_DIMENSION_TENANT])]
+    ),
+    "MeteringService/RunSql": Call(lambda _: [metering_pb2.RunSqlRequest(sql="SELECT 1")], "PERMISSION_DENIED"),
+    "TenantService/CreateTenant": Call(
+        lambda _: [tenants_pb2.CreateTenantRequest(tenant_id="intruder")], "PERMISSION_DENIED"
+    ),
+    "TenantService/ListTenants": Call(lambda _: [tenants_pb2.ListTenantsRequest()], "PERMISSION_DENIED"),
+    "TenantService/IssueKey": Call(lambda _: [tenants_pb2.IssueKeyRequest(tenant_id="acme")], "PERMISSION_DENIED"),
+    "TenantService/RevokeKey": Call(lambda _: [tenants_pb2.RevokeKeyRequest(key_id="abc")], "PERMISSION_DENIED"),
+    "TenantService/ListKeys": Call(lambda _: [tenants_pb2.ListKeysRequest(tenant_id="acme")], "PERMISSION_DENIED"),
+}
+
+
+def methods() -> Iterator[MethodDescriptor]:
+    """Every method of every service we declare."""
+    for module in MODULES:
+        for service in module.DESCRIPTOR.services_by_name.values():
+            yield from service.methods
+
+
+def name_of(method: MethodDescriptor) -> str:
+    """As in CALLS."""
+    return f"{method.containing_service.name}/{method.name}"
+
+
+ALL_METHODS = list(methods())
+
+
+async def invoke(
+    channel: grpc.aio.Channel, method: MethodDescriptor, requests: list[Message], metadata: Metadata | None
+) -> tuple[str, str]:
+    """Calls `method` and returns the status code and everything that came back as text."""
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    response_class = message_factory.GetMessageClass(method.output_type)
+    kind = f"{'stream' if method.client_streaming else 'unary'}_{'stream' if method.server_streaming else 'unary'}"
+    call: Any = getattr(channel, kind)(
+        path, request_serializer=lambda m: m.SerializeToString(), response_deserializer=response_class.FromString
+    )
+
+    async def each() -> AsyncIterator[Message]:
+        for request in requests:
+            yield request
+
+    argument = each() if method.client_streaming else requests[0]
+    received: list[Message] = []
+    try:
+        if method.server_streaming:
+            async for response in call(argument, metadata=metadata, timeout=30):
+                received.append(response)
+        else:
+            received.append(await call(argument, metadata=metadata, timeout=30))
+    except grpc.aio.AioRpcError as error:
+        return error.code().name, f"{received} {error.details()}"
+    return "OK", str(received)
+
+
+def test_every_method_is_covered() -> None:
+    """A new RPC must say here how it is called, or nobody checks who may."""
+    assert {name_of(method) for method in ALL_METHODS} == set(CALLS)
+
+
+def test_every_service_of_ours_is_declared_here() -> None:
+    """No generated service escapes the list above."""
+    pool = descriptor_pool.Default()
+    for method in ALL_METHODS:
+        assert pool.FindServiceByName(method.containing_service.full_name)
+        assert method.GetOptions().HasExtension(auth_pb2.access)
+
+
+@pytest.mark.parametrize("method", ALL_METHODS, ids=name_of)
+@pytest.mark.parametrize("key", [None, "", "Bearer hw_AAAAAAAAAAAA_" + "A" * 43], ids=["none", "empty", "wrong"])
+async def test_nobody_calls_without_a_valid_key(
+    channel: grpc.aio.Channel, method: MethodDescriptor, key: str | None
+) -> None:
+    """Whatever is asked, who asks comes first."""
+    metadata = None if key is None else (("authorization", key),)
+    code, _ = await invoke(channel, method, CALLS[name_of(method)].requests("any"), metadata)
+    assert code == "UNAUTHENTICATED"
+
+
+@pytest.mark.parametrize("method", ALL_METHODS, ids=name_of)
+async def test_a_key_without_the_methods_scope_is_denied(
+    platform: Platform, channel: grpc.aio.Channel, method: MethodDescriptor
+) -> None:
+    """Every scope but the right ones is not enough."""
+    allowed = set(method.GetOptions().Extensions[auth_pb2.access].any_scope)
+    others = [number for number in auth_pb2.Scope.values() if number not in {0, auth_pb2.SCOPE_ADMIN, *allowed}]
+    metadata = platform.tenant("acme", *others)  # type: ignore[arg-type]
+    code, _ = await invoke(channel, method, CALLS[name_of(method)].requests("any"), metadata)
+    assert code == "PERMISSION_DENIED"
+
+
+@pytest.mark.parametrize(
+    "method",
+    [method for method in ALL_METHODS if method.GetOptions().Extensions[auth_pb2.access].tenant_required],
+    ids=name_of,
+)
+async def test_the_platforms_key_reads_no_tenants_data(
+    platform: Platform, channel: grpc.aio.Channel, method: MethodDescriptor
+) -> None:
+    """A missing tenant is an error, never all tenants."""
+    code, _ = await invoke(channel, method, CALLS[name_of(method)].requests("any"), platform.admin)
+    assert code == "PERMISSION_DENIED"
+
+
+@pytest.mark.parametrize("method", ALL_METHODS, ids=name_of)
+async def test_another_tenants_key_with_acmes_ids_gets_nothing_of_acmes(
+    platform: Platform, channel: grpc.aio.Channel, method: MethodDescriptor
+) -> None:
+    """Naming acme's ids with globex's key is like naming nothing, and leaves acme's document as it was."""
+    acme, globex = platform.tenant("acme"), platform.tenant("globex")
+    document = await put_and_wait(channel, acme, "vault.md", f"# Vault\n\n{SECRET}\n".encode())
+    call = CALLS[name_of(method)]
+    code, answer = await invoke(channel, method, call.requests(document.document_id), globex)
+    assert code == call.stranger
+    assert "heliotrope" not in answer
+    assert 'tenant: "acme"' not in answer
+    found = await invoke(
+        channel,
+        _method("IngestService/GetDocument"),
+        CALLS["IngestService/GetDocument"].requests(document.document_id),
+        acme,
+    )
+    assert document.version in found[1]
+    _, passages = await invoke(
+        channel, _method("RetrievalService/Search"), [retrieval_pb2.SearchRequest(query=QUESTION)], acme
+    )
+    assert "heliotrope" in passages
+
+
+async def test_a_revoked_key_is_refused(platform: Platform, channel: grpc.aio.Channel) -> None:
+    """Revoking ends a key for every service."""
+    key = platform.tenant_key("acme")
+    key_id = key.split("_")[1]
+    revoke = _method("TenantService/RevokeKey")
+    code, _ = await invoke(channel, revoke, [tenants_pb2.RevokeKeyRequest(key_id=key_id)], platform.admin)
+    assert code == "OK"
+    code, _ = await invoke(
+        channel, _method("IngestService/ListDocuments"), [ingest_pb2.ListDocumentsRequest()], bearer(key)
+    )
+    assert code == "UNAUTHENTICATED"
+
+
+def _method(name: str) -> MethodDescriptor:
+    return next(method for method in ALL_METHODS if name_of(method) == name)
