@@ -3,11 +3,15 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 from google.rpc import code_pb2, error_details_pb2
 from grpc_status import rpc_status
-from headwater.retrieval.v1.retrieval_pb2_grpc import RetrievalServiceAsyncStub, RetrievalServiceStub
+from headwater.retrieval.v1.retrieval_pb2_grpc import RetrievalServiceStub
+
+if TYPE_CHECKING:
+    from headwater.retrieval.v1.retrieval_pb2_grpc import RetrievalServiceAsyncStub  # declared by the stubs alone
 
 from services.contracts.failures import Busy, Conflict, Denied, Exhausted, Failure, Missing, Rejected, Unauthenticated
 

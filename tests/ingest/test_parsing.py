@@ -160,7 +160,7 @@ async def test_cancelling_kills_the_process(tmp_path: Path) -> None:
     program = f"import os, time; open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     async with Parser(LIMITS, 1, worker=("-c", program)) as parser:
         task = asyncio.create_task(parser.parse(tmp_path / "none", "a"))
-        while not (mark.exists() and mark.read_text()):  # noqa: ASYNC110 - another process writes it
+        while not (mark.exists() and mark.read_text()):
             await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

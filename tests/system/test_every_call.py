@@ -101,7 +101,7 @@ async def invoke(
     try:
         if method.server_streaming:
             async for response in call(argument, metadata=metadata, timeout=30):
-                received.append(response)
+                received += [response]
         else:
             received.append(await call(argument, metadata=metadata, timeout=30))
     except grpc.aio.AioRpcError as error:

@@ -1,0 +1,116 @@
+"""`headwater costs`: what was spent, on what, by whom."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Annotated
+
+import typer
+from google.protobuf.timestamp_pb2 import Timestamp
+from headwater.metering.v1 import metering_pb2
+from rich.table import Table
+from rich.text import Text
+
+from services.cli.client_command import Session, client_command
+from services.cli.durations import moment
+from services.cli.errors import CommandFailed, Exit
+from services.cli.rendering import aligned, as_json, plain, print_json, stdout, table
+
+TIMEOUT = timedelta(minutes=1)
+_PAGE_ROWS = 10_000
+_PERIODS = ("day", "hour")
+_DIMENSIONS = {
+    name.removeprefix("COST_DIMENSION_").lower(): number
+    for name, number in metering_pb2.CostDimension.items()
+    if number
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to `app`."""
+    client_command(app, "costs", role="either", timeout=TIMEOUT, example="headwater costs --by feature,day --since 7d")(
+        costs
+    )
+
+
+async def costs(
+    session: Session,
+    by: Annotated[
+        str,
+        typer.Option(help=f"Group by any of {', '.join(_DIMENSIONS)}; 'total' for one sum.", metavar="A,B,…"),
+    ] = "tenant,model",
+    since: Annotated[
+        str, typer.Option(help="From then on: 7d, 24h, 2026-11-01. UTC, by the hour.", metavar="TIME")
+    ] = "30d",
+    until: Annotated[str | None, typer.Option(help="Up to then; by default now.", metavar="TIME")] = None,
+) -> Exit | None:
+    """Show what was spent: a tenant's key sees its own, an admin key everyone's."""
+    dimensions = _dimensions(by)
+    request = metering_pb2.QueryCostsRequest(
+        group_by=[metering_pb2.CostDimension.ValueType(_DIMENSIONS[name]) for name in dimensions],
+        start_time=_timestamp(since),
+        end_time=_timestamp(until) if until else None,
+        page_size=_PAGE_ROWS,
+    )
+    rows: list[metering_pb2.CostRow] = []
+    while True:
+        page = await session.connection.metering.QueryCosts(request, **session.connection.terms)
+        rows.extend(page.rows)
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    if session.json:
+        print_json({"rows": [as_json(row) for row in rows], "total_cost_usd": page.total_cost_usd})
+    elif rows:
+        stdout().print(_table(dimensions, rows, page.total_cost_usd))
+    else:
+        stdout().print(f"Nothing was spent since {request.start_time.ToDatetime(UTC):%Y-%m-%d %H:%M} UTC.")
+    return None
+
+
+def _dimensions(by: str) -> list[str]:
+    names = [] if by == "total" else [name.strip().lower() for name in by.split(",")]
+    for name in names:
+        if name not in _DIMENSIONS:
+            raise CommandFailed(Exit.USAGE, f"cannot group by {name!r}: choose from {', '.join(_DIMENSIONS)} or total")
+    if len(set(names)) < len(names) or set(_PERIODS) <= set(names):
+        raise CommandFailed(Exit.USAGE, "group by each thing once, and by day or hour, not both")
+    return names
+
+
+def _timestamp(text: str) -> Timestamp:
+    try:
+        time = moment(text, datetime.now(UTC))
+    except ValueError as error:
+        raise CommandFailed(Exit.USAGE, str(error)) from None
+    stamp = Timestamp()
+    stamp.FromDatetime(time)
+    return stamp
+
+
+def _table(dimensions: list[str], rows: list[metering_pb2.CostRow], total_usd: str) -> Table:
+    numbers = ("CALLS", "INPUT", "OUTPUT", "COST $", "ESTIMATED")
+    texts = ((name.upper(), "short" if name in _PERIODS else "fold") for name in dimensions)
+    listing = table(*texts, *((name, "right") for name in numbers), footer=True)
+    estimated = sum((Decimal(row.estimated_cost_usd or 0) for row in rows), start=Decimal(0))
+    money = aligned([*(row.cost_usd for row in rows), total_usd])
+    guesses = aligned([*(row.estimated_cost_usd for row in rows), format(estimated, "f")])
+    for row, cost, guess in zip(rows, money, guesses, strict=False):
+        listing.add_row(
+            *(plain(row.period if name in _PERIODS else getattr(row, name)) for name in dimensions),
+            f"{row.calls:,}",
+            f"{row.input_tokens:,}",
+            f"{row.output_tokens:,}",
+            cost,
+            Text(guess, style="yellow" if Decimal(row.estimated_cost_usd or 0) else "dim"),
+        )
+    sums = [
+        f"{sum(row.calls for row in rows):,}",
+        f"{sum(row.input_tokens for row in rows):,}",
+        f"{sum(row.output_tokens for row in rows):,}",
+        money[-1],
+        guesses[-1],
+    ]
+    labels = ["total", *[""] * (len(dimensions) - 1)][: len(dimensions)]
+    for column, footer in zip(listing.columns, [*labels, *sums], strict=True):
+        column.footer = footer
+    return listing

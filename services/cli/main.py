@@ -1,0 +1,134 @@
+"""The `headwater` command. Client commands start fast: what runs a server is imported when it is asked for."""
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+if sys.argv[1:2] != ["run"]:
+    # gRPC's core logs failed handshakes to stderr itself, where a command says so in one line of its own. It reads this
+    # when it is imported; a server keeps its log.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from services.cli import ask, costs, docs, key, put, search, sql, tenant
+from services.cli.errors import MEANINGS, CommandFailed, Exit, of_failure
+from services.cli.rendering import note
+from services.contracts.failures import Failure
+
+SERVER_COMMANDS_MODULE = "services.cli.run"
+"""Has `app`, a Typer with the commands below. Importing it may take seconds."""
+
+SERVER_COMMANDS: Mapping[str, str] = MappingProxyType(
+    {
+        "run": "Run the platform, or some of its roles.",
+        "check": "Validate the settings and print them, secrets hidden.",
+        "list": "Print which service hears, tells, serves and owns what.",
+        "streams": "Create and update the message streams.",
+    }
+)
+CLIENT_COMMANDS = ("tenant", "key", "put", "docs", "search", "ask", "costs", "sql")
+"""In the order in which a newcomer needs them."""
+
+DEBUG = "HEADWATER_DEBUG"
+"""When set, a bug in a command shows its traceback."""
+
+
+class _Commands(TyperGroup):
+    """Shows all commands, imports the server's only to run one or to show its help."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*SERVER_COMMANDS, *CLIENT_COMMANDS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if summary := SERVER_COMMANDS.get(cmd_name):
+            return TyperCommand(cmd_name, help=summary, rich_help_panel="Run a server")
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name in SERVER_COMMANDS:
+            server: Any = typer.main.get_command(importlib.import_module(SERVER_COMMANDS_MODULE).app)
+            command = server.commands[name]
+        return name, command, rest
+
+
+_EPILOG = "\n\n".join(
+    (
+        (
+            "Start:  [cyan]headwater run all[/], then in another terminal [cyan]headwater tenant create acme[/], "
+            "[cyan]headwater key issue acme[/], [cyan]headwater put FOLDER[/], [cyan]headwater ask 'QUESTION'[/]"
+        ),
+        "Exit codes:  " + " · ".join(f"[bold]{code.value}[/] {meaning}" for code, meaning in MEANINGS.items()),
+    )
+)
+
+app = typer.Typer(
+    name="headwater",
+    cls=_Commands,
+    help="Documents in, answers by the cheapest good-enough model, exact cost of every call.",
+    epilog=_EPILOG,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(tenant.app, name="tenant")
+app.add_typer(key.app, name="key")
+app.add_typer(docs.app, name="docs")
+for _module in (put, search, ask, costs, sql):
+    _module.register(app)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command; returns its exit code. Whatever goes wrong is one line on stderr."""
+    try:
+        code = app(list(arguments) or ["--help"], prog_name="headwater", standalone_mode=False)
+        sys.stdout.flush()
+    except CommandFailed as failed:
+        return _ended(failed.exit_code, failed.message)
+    except Failure as failure:
+        told = of_failure(failure)
+        return _ended(told.exit_code, told.message)
+    except typer.TyperException as error:
+        return _ended(Exit.USAGE, _usage(error))
+    except (KeyboardInterrupt, typer.Abort):
+        code = Exit.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; so that Python does not complain about it at exit, write to nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FAILED
+    except OSError as error:
+        return _ended(Exit.FAILED, f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        return _ended(Exit.FAILED, f"a bug: {type(error).__name__}; set {DEBUG}=1 to see where, and report it")
+    if code == Exit.INTERRUPTED:
+        # Typer makes an exit of Ctrl-C without a word.
+        return _ended(Exit.INTERRUPTED, "interrupted")
+    return code if isinstance(code, int) else Exit.OK
+
+
+def _usage(error: typer.TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "headwater"
+    message = error.format_message().rstrip(".")
+    return f"{message[:1].lower()}{message[1:]}; see `{command} --help`"
+
+
+def _ended(code: Exit, message: str) -> int:
+    note(message, style="bold red")
+    return code
+
+
+def run() -> None:
+    """The entry point."""
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,233 @@
+"""One process: opens what its roles need, in order, and closes it in reverse. The composition root."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+
+from pydantic import SecretStr
+from services.knowledge.opening import vector_store
+
+from services.cli.data_folder import ADMIN_KEY_FILE
+from services.cli.settings import Settings
+from services.contracts.failures import Rejected
+from services.contracts.prices import PriceBook
+from services.contracts.streams import BUCKETS, KEYS_BUCKET, STREAMS
+from services.inference import service as inference
+from services.ingest import service as ingest
+from services.ingest.blobs import open_blobs
+from services.knowledge.embedder import Embedder
+from services.knowledge.sentence_transformer import SentenceTransformerEmbedder
+from services.knowledge.store import VectorStore
+from services.metering import clickhouse
+from services.metering import service as metering
+from services.retrieval import service as retrieval
+from services.runtime.bus import Bus, apply_streams, connected
+from services.runtime.clients import connected_clients
+from services.runtime.identity import KeyStore, new_key
+from services.runtime.nats_server import embedded_nats_server
+from services.runtime.process import announced, exclusive, write_private
+from services.runtime.rpc import RpcServer
+from services.runtime.telemetry import log
+
+ADMIN_SCOPES = frozenset({"SCOPE_ADMIN"})
+
+
+class Role(StrEnum):
+    """What a process can be."""
+
+    INGEST = "ingest"
+    RETRIEVAL = "retrieval"
+    INFERENCE = "inference"
+    METERING = "metering"
+
+
+class Half(StrEnum):
+    """Which half of a role that has both."""
+
+    WORKER = "worker"
+    API = "api"
+
+
+ALL_ROLES = frozenset(Role)
+
+
+@asynccontextmanager
+async def running(settings: Settings, roles: frozenset[Role], only: Half | None) -> AsyncIterator[str]:
+    """Runs `roles`; yields the address they are served on.
+
+    Raises:
+        Rejected: the settings do not fit the roles.
+        Busy: something that is needed is away, in use or taken.
+    """
+    check_roles(settings, roles)
+    async with AsyncExitStack() as stack:
+        bus = await _open_bus(settings, stack)
+        if settings.bus.url is None:
+            await apply_streams(bus, STREAMS, BUCKETS)
+        keys = KeyStore(await bus.bucket(KEYS_BUCKET))
+        await stack.enter_async_context(keys.watching())
+        await _adopt_admin_key(settings, keys)
+        server = RpcServer(settings.rpc, keys)
+        address = server.listen()
+        await _open_roles(settings, roles, only, bus, keys, server, stack)
+        await stack.enter_async_context(server.serving(settings.process.drain_timeout))
+        if roles == ALL_ROLES:
+            stack.enter_context(announced(settings.data_dir, address))
+        yield address
+        log.info("stopping")
+
+
+def check_roles(settings: Settings, roles: frozenset[Role]) -> None:
+    """Checks that what `roles` share is reachable for all of them.
+
+    Raises:
+        Rejected: an embedded part would have to be in two processes at once.
+    """
+    if settings.bus.url is None and roles != ALL_ROLES:
+        raise Rejected(
+            "BUS_NOT_SHARED", "roles in several processes share a NATS server: set HEADWATER_BUS__URL, or run all"
+        )
+    sharing = {Role.INGEST, Role.RETRIEVAL}
+    if settings.knowledge.store.qdrant_url is None and len(sharing & roles) == 1:
+        raise Rejected(
+            "VECTORS_NOT_SHARED",
+            "the embedded vector store belongs to one process: set HEADWATER_KNOWLEDGE__STORE__QDRANT_URL, "
+            "or run ingest and retrieval together",
+        )
+    if Role.INFERENCE in roles and Role.RETRIEVAL not in roles and settings.clients.retrieval_address is None:
+        raise Rejected(
+            "RETRIEVAL_UNKNOWN",
+            "inference calls retrieval: set HEADWATER_CLIENTS__RETRIEVAL_ADDRESS, or run both together",
+        )
+
+
+async def _open_bus(settings: Settings, stack: AsyncExitStack) -> Bus:
+    url = settings.bus.url
+    if url is None:
+        folder = settings.data_dir / "bus"
+        stack.enter_context(exclusive(folder))
+        url = await stack.enter_async_context(embedded_nats_server(folder, settings.bus))
+    return await stack.enter_async_context(connected(url, settings.bus, "headwater"))
+
+
+async def _adopt_admin_key(settings: Settings, keys: KeyStore) -> None:
+    if settings.admin_key is not None:
+        key = settings.admin_key.get_secret_value()
+    elif settings.bus.url is None:
+        key = _local_admin_key(settings.data_dir / ADMIN_KEY_FILE)
+    else:
+        return
+    await keys.adopt(key, ADMIN_SCOPES, "the platform's own key")
+
+
+def _local_admin_key(path: Path) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text().strip()
+    key = new_key()
+    write_private(path, key + "\n")
+    return key
+
+
+async def _open_roles(
+    settings: Settings,
+    roles: frozenset[Role],
+    only: Half | None,
+    bus: Bus,
+    keys: KeyStore,
+    server: RpcServer,
+    stack: AsyncExitStack,
+) -> None:
+    """Opens what the roles stand on, then the roles. Metering opens before the others and so ends after them: they
+    still tell it what they spent while they drain.
+    """
+    prices = PriceBook(settings.prices)
+    worker, api = only is not Half.API, only is not Half.WORKER
+    embeds = (worker and Role.INGEST in roles) or (api and roles & {Role.RETRIEVAL, Role.INFERENCE})
+    stores = (worker and Role.INGEST in roles) or (api and Role.RETRIEVAL in roles)
+    # The model takes the longest to load, and it loads in a thread: metering is opened meanwhile.
+    loading = asyncio.create_task(SentenceTransformerEmbedder.load(settings.knowledge.embedding)) if embeds else None
+    try:
+        if Role.METERING in roles:
+            await _open_metering(settings, bus, keys, server, stack, worker=worker, api=api)
+        embedder = await loading if loading else None
+    except BaseException:
+        if loading:
+            loading.cancel()
+        raise
+    if embedder:
+        stack.push_async_callback(embedder.close)
+    store = await _open_store(settings, embedder, stack) if stores and embedder else None
+    if Role.INGEST in roles:
+        blobs = open_blobs(_secret(settings.ingest.object_store_url), settings.data_dir / "documents")
+        if worker and store and embedder:
+            await stack.enter_async_context(
+                ingest.working(
+                    settings.ingest,
+                    bus=bus,
+                    blobs=blobs,
+                    store=store,
+                    embedder=embedder,
+                    prices=prices,
+                    drain_timeout=settings.process.drain_timeout,
+                )
+            )
+        if api:
+            await stack.enter_async_context(ingest.serving(settings.ingest, bus=bus, blobs=blobs, server=server))
+    if api and Role.RETRIEVAL in roles and store and embedder:
+        retrieval.serve(settings.retrieval, bus=bus, store=store, embedder=embedder, prices=prices, server=server)
+    if api and Role.INFERENCE in roles and embedder:
+        await _open_inference(settings, bus, server, embedder, prices, stack)
+
+
+async def _open_metering(
+    settings: Settings,
+    bus: Bus,
+    keys: KeyStore,
+    server: RpcServer,
+    stack: AsyncExitStack,
+    *,
+    worker: bool,
+    api: bool,
+) -> None:
+    folder = settings.data_dir / "costs"
+    if settings.metering.clickhouse_dsn is None:
+        stack.enter_context(exclusive(folder))
+    database = await stack.enter_async_context(clickhouse.connected(settings.metering, folder / "clickhouse"))
+    await stack.enter_async_context(
+        metering.running(
+            settings.metering, clickhouse=database, bus=bus, keys=keys, server=server, worker=worker, api=api
+        )
+    )
+
+
+async def _open_store(settings: Settings, embedder: Embedder, stack: AsyncExitStack) -> VectorStore:
+    folder = settings.data_dir / "vectors"
+    if settings.knowledge.store.qdrant_url is None:
+        stack.enter_context(exclusive(folder))
+    return await stack.enter_async_context(vector_store(settings.knowledge.store, folder / "collections", embedder))
+
+
+async def _open_inference(
+    settings: Settings, bus: Bus, server: RpcServer, embedder: Embedder, prices: PriceBook, stack: AsyncExitStack
+) -> None:
+    address = settings.clients.retrieval_address
+    certificate = settings.clients.ca_certificate if address else None
+    clients = await stack.enter_async_context(connected_clients(address or server.listen_locally(), certificate))
+    await stack.enter_async_context(
+        inference.running(
+            settings.inference,
+            embedder=embedder,
+            search=inference.retriever(clients),
+            tell=partial(bus.publish, Role.INFERENCE.value),
+            prices=prices,
+            server=server,
+        )
+    )
+
+
+def _secret(value: SecretStr | None) -> str | None:
+    return None if value is None else value.get_secret_value()

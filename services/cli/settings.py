@@ -1,0 +1,104 @@
+"""All settings of a process, read from the environment: HEADWATER_<SECTION>__<NAME>."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from services.cli.data_folder import default_data_folder
+from services.contracts.failures import Rejected
+from services.contracts.prices import Price
+from services.inference.settings import InferenceSettings
+from services.ingest.settings import IngestSettings
+from services.knowledge.settings import KnowledgeSettings
+from services.metering.settings import MeteringSettings
+from services.retrieval.settings import RetrievalSettings
+from services.runtime.settings import BusSettings, ClientSettings, ProcessSettings, RpcSettings
+
+
+class Settings(BaseSettings):
+    """What an operator may change."""
+
+    model_config = SettingsConfigDict(env_prefix="HEADWATER_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    data_dir: Path = Field(
+        default_factory=lambda: default_data_folder(os.environ), description="folder of everything that is embedded"
+    )
+    admin_key: SecretStr | None = Field(
+        default=None,
+        description="the admin key to accept, hw_…; unset makes one in the data folder when the bus is embedded",
+    )
+    prices: dict[str, Price] = Field(
+        default_factory=dict,
+        description='own prices in USD per million tokens, as JSON: {"openai/my-model": {"input": "1.5", "output": "6"}}',
+    )
+    process: ProcessSettings = Field(default_factory=ProcessSettings)
+    bus: BusSettings = Field(default_factory=BusSettings)
+    rpc: RpcSettings = Field(default_factory=RpcSettings)
+    clients: ClientSettings = Field(default_factory=ClientSettings)
+    knowledge: KnowledgeSettings = Field(default_factory=KnowledgeSettings)
+    ingest: IngestSettings = Field(default_factory=IngestSettings)
+    retrieval: RetrievalSettings = Field(default_factory=RetrievalSettings)
+    inference: InferenceSettings = Field(default_factory=InferenceSettings)
+    metering: MeteringSettings = Field(default_factory=MeteringSettings)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One setting as it is printed."""
+
+    variable: str
+    value: str
+    description: str
+    changed: bool
+    """Differs from the default."""
+
+
+_OF_COMMANDS = frozenset(
+    {"ADDRESS", "KEY", "TENANT", "TLS", "CA", "DATA_DIR", "DEBUG", "TIMEOUT", "TEST_QDRANT_URL", "PUT_CONCURRENCY"}
+)
+"""Variables that the client commands and the tests read."""
+
+
+def load_settings() -> Settings:
+    """The settings in the environment.
+
+    Raises:
+        Rejected: one is wrong, or names something that does not exist; the sentence says which.
+    """
+    fields = {name.upper() for name in Settings.model_fields}
+    for variable in os.environ:
+        name = variable.removeprefix("HEADWATER_")
+        if name != variable and name.split("__")[0] not in fields | _OF_COMMANDS:
+            raise Rejected("SETTING_UNKNOWN", f"there is no setting {variable}; `headwater check` lists them")
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False, include_context=False)
+        told = "; ".join(f"{_variable(problem['loc'])}: {problem['msg']}" for problem in problems)
+        raise Rejected("SETTINGS_INVALID", told) from error
+    except SettingsError as error:
+        raise Rejected("SETTINGS_INVALID", str(error)) from error
+
+
+def flattened(settings: Settings) -> list[Shown]:
+    """All settings by variable, secrets hidden."""
+    return list(_flattened(settings, ()))
+
+
+def _flattened(section: BaseModel, path: tuple[str, ...]) -> Iterator[Shown]:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        where = (*path, name)
+        if isinstance(value, BaseModel):
+            yield from _flattened(value, where)
+        else:
+            changed = value != field.get_default(call_default_factory=True)
+            yield Shown(_variable(where), "" if value is None else str(value), field.description or "", changed)
+
+
+def _variable(path: tuple[str | int, ...]) -> str:
+    return "HEADWATER_" + "__".join(str(part).upper() for part in path)

@@ -1,0 +1,56 @@
+"""`headwater tenant`: who uses the platform."""
+
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+from headwater.metering.v1 import tenants_pb2
+
+from services.cli.client_command import Session, client_command
+from services.cli.errors import Exit
+from services.cli.rendering import as_json, local_time, one_line, plain, print_json, stdout, table
+
+app = typer.Typer(help="Create and list tenants.", rich_markup_mode="rich")
+TIMEOUT = timedelta(seconds=15)
+
+
+@client_command(app, "create", role="admin", timeout=TIMEOUT, example="headwater tenant create acme --name 'Acme Inc.'")
+async def create(
+    session: Session,
+    tenant: Annotated[str, typer.Argument(help="Its id: a letter, then letters, digits, hyphens; all lower case.")],
+    name: Annotated[str, typer.Option(help="The name people call it by.")] = "",
+) -> Exit | None:
+    """Create a tenant."""
+    request = tenants_pb2.CreateTenantRequest(tenant_id=tenant, display_name=name)
+    created = (await session.connection.tenants.CreateTenant(request, **session.connection.terms)).tenant
+    if session.json:
+        print_json(as_json(created))
+    else:
+        out = stdout()
+        out.print(f"Created tenant {one_line(created.tenant_id)}.")
+        out.print(f"Next: headwater key issue {one_line(created.tenant_id)}", style="dim")
+    return None
+
+
+@client_command(app, "list", role="admin", timeout=TIMEOUT, example="headwater tenant list --json")
+async def list_tenants(session: Session) -> Exit | None:
+    """List the tenants."""
+    tenants: list[tenants_pb2.Tenant] = []
+    request = tenants_pb2.ListTenantsRequest(page_size=1000)
+    while True:
+        page = await session.connection.tenants.ListTenants(request, **session.connection.terms)
+        tenants.extend(page.tenants)
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    if session.json:
+        print_json([as_json(tenant) for tenant in tenants])
+        return None
+    if not tenants:
+        stdout().print("No tenants yet. Create one: headwater tenant create acme")
+        return None
+    listing = table("TENANT", "NAME", "CREATED")
+    for tenant in tenants:
+        listing.add_row(plain(tenant.tenant_id), plain(tenant.display_name), local_time(tenant.created_at))
+    stdout().print(listing)
+    return None

@@ -1,0 +1,1 @@
+"""Messages in: none. Inference hears nothing; it answers calls (rpc.py)."""

@@ -1,0 +1,64 @@
+"""The local stages: extraction by words and by the embedding model alone, so that the cascade works with no key."""
+
+from collections.abc import AsyncGenerator
+from typing import Literal
+
+from services.contracts.events import TokenUsage
+from services.contracts.failures import Failure
+from services.inference import confidence
+from services.inference.confidence import Logistic
+from services.inference.drafts import Draft, Tab, Task
+from services.inference.extract import candidates, ranked, short_answer
+from services.inference.settings import ExtractSettings
+from services.knowledge.embedder import Embedder, Priority
+
+_CHARS_PER_TOKEN = 4
+
+
+class ExtractStage:
+    """Answers with sentences of the passages.
+
+    Sentences are ranked by their words first; only as many as the settings say are embedded, with the question, in
+    one call: that bounds the stage's time and cost.
+    """
+
+    operation: Literal["chat", "embeddings"] = "embeddings"
+
+    def __init__(self, name: str, settings: ExtractSettings, logistic: Logistic, embedder: Embedder) -> None:
+        self.name = name
+        self.provider = embedder.provider
+        self.model = embedder.model
+        self._settings = settings
+        self._logistic = logistic
+        self._embedder = embedder
+
+    async def draft(self, task: Task, tab: Tab) -> AsyncGenerator[str | Draft, None]:
+        """Yields the draft, in one piece."""
+        found = candidates(task.question, task.hits[: self._settings.passages], self._settings.embedded_sentences)
+        if not found:
+            yield Draft("", 0.0)
+            return
+        texts = [task.question, *(candidate.text for candidate in found)]
+        try:
+            embeddings = await self._embedder.embed(texts, Priority.QUESTION)
+        except Failure:
+            raise
+        except BaseException:
+            # Cancelled while the model was at work, which does not stop for that: somebody pays.
+            estimate = sum(len(text) // _CHARS_PER_TOKEN + 1 for text in texts)
+            tab.put(TokenUsage(uncached_input=estimate), estimated=True)
+            raise
+        tab.put(TokenUsage(uncached_input=sum(embeddings.tokens)))
+        best = ranked(found, embeddings.vectors[0], embeddings.vectors[1:])
+        text, citations = short_answer(best, self._settings.max_sentences, self._settings.max_words)
+        yield Draft(text, self._logistic.probability(confidence.signals(best)), citations)
+
+
+def extract_1(settings: ExtractSettings, embedder: Embedder) -> ExtractStage:
+    """local/extract-1: the best sentence of the best passage."""
+    return ExtractStage("local/extract-1", settings, confidence.BEST_SENTENCE, embedder)
+
+
+def extract_20(settings: ExtractSettings, embedder: Embedder) -> ExtractStage:
+    """local/extract-20: a short answer composed from up to twenty passages."""
+    return ExtractStage("local/extract-20", settings, confidence.SHORT_ANSWER, embedder)

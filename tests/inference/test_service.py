@@ -1,0 +1,213 @@
+"""The service whole: calls through real gRPC servers, retrieval over the wire, usage told."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, cast
+from uuid import uuid4
+
+import grpc
+import pytest
+from headwater.inference.v1 import inference_pb2 as pb
+from headwater.inference.v1.inference_pb2_grpc import InferenceServiceStub
+from headwater.retrieval.v1 import retrieval_pb2
+from headwater.retrieval.v1.retrieval_pb2_grpc import (
+    RetrievalServiceServicer,
+    add_RetrievalServiceServicer_to_server,
+)
+
+from services.contracts.events import TokenUsage
+from services.contracts.failures import Busy
+from services.contracts.prices import Price
+from services.inference.service import price_of, retriever, running
+from services.inference.settings import EndpointSettings, InferenceSettings
+from services.knowledge.passages import Hit
+from services.runtime.clients import connected_clients
+from services.runtime.identity import Caller, KeyStore, caller_tenant
+from services.runtime.rpc import RpcServer
+from services.runtime.settings import RpcSettings
+from tests.inference.samples import BRIDGE, EASY, HARD, MARKET, MUSEUM, PRICES, TENANT, BagEmbedder, Teller
+from tests.upstream.openai_server import upstream
+
+if TYPE_CHECKING:
+    # Generated for type checkers only.
+    from headwater.inference.v1.inference_pb2_grpc import InferenceServiceAsyncStub
+
+REQUEST_ID = str(uuid4())
+METADATA = (("authorization", "Bearer acme-key"), ("x-request-id", REQUEST_ID))
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class OneKey:
+    """Knows one key."""
+
+    async def authenticate(self, key: str) -> Caller:
+        """Whose it is."""
+        assert key == "acme-key"
+        return Caller(TENANT, frozenset({"SCOPE_GENERATE"}), "k")
+
+
+class Shelf(RetrievalServiceServicer):
+    """Retrieval over passages that are known beforehand."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, retrieval_pb2.SearchRequest]] = []
+        self.away = False
+
+    async def Search(self, request: Any, context: Any) -> retrieval_pb2.SearchResponse:
+        """Finds them all."""
+        self.asked.append((caller_tenant(), request))
+        if self.away:
+            raise Busy("STORE_AWAY", "the vector store does not answer")
+        usage = retrieval_pb2.Usage(model="m", input_tokens=10, cost_usd="0.0000001")
+        return retrieval_pb2.SearchResponse(passages=map(_passage, (BRIDGE, MUSEUM, MARKET)), usage=usage)
+
+    async def Embed(self, request: Any, context: Any) -> retrieval_pb2.EmbedResponse:
+        """Not asked by inference."""
+        raise NotImplementedError
+
+
+def _passage(hit: Hit) -> retrieval_pb2.Passage:
+    passage, chunk = hit.passage, hit.passage.chunk
+    return retrieval_pb2.Passage(
+        document_id=passage.document_id,
+        document_name=passage.document_name,
+        document_version=passage.document_version,
+        point_id=str(hit.id),
+        text=chunk.text,
+        start_char=chunk.start_char,
+        end_char=chunk.end_char,
+        page=3,
+        headings=["Town"],
+        score=hit.score,
+        similarity=hit.similarity,
+    )
+
+
+@dataclass
+class House:
+    """The two services, and a client."""
+
+    client: "InferenceServiceAsyncStub"
+    shelf: Shelf
+    teller: Teller = field(default_factory=Teller)
+
+
+def _server() -> RpcServer:
+    return RpcServer(RpcSettings(address="127.0.0.1:0"), cast(KeyStore, OneKey()))
+
+
+@asynccontextmanager
+async def _house(endpoint: EndpointSettings | None = None) -> AsyncIterator[House]:
+    shelf, teller, grace = Shelf(), Teller(), timedelta(seconds=1)
+    async with AsyncExitStack() as stack:
+        library = _server()
+        library.add(add_RetrievalServiceServicer_to_server, shelf)
+        clients = await stack.enter_async_context(connected_clients(library.listen(), None))
+        await stack.enter_async_context(library.serving(grace))
+        server = _server()
+        await stack.enter_async_context(
+            running(
+                InferenceSettings(endpoint=endpoint),
+                embedder=BagEmbedder(),
+                search=retriever(clients),
+                tell=teller,
+                prices=PRICES,
+                server=server,
+            )
+        )
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(server.listen()))
+        await stack.enter_async_context(server.serving(grace))
+        yield House(InferenceServiceStub(channel), shelf, teller)
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    """Both services, listening."""
+    async with _house() as built:
+        yield built
+
+
+async def test_generate_answers_with_citations_and_an_account(house: House) -> None:
+    """Everything the contract promises is in the answer."""
+    response = await house.client.Generate(pb.GenerateRequest(question=EASY), metadata=METADATA, timeout=10)
+    answer = response.answer
+    assert answer.request_id == REQUEST_ID
+    assert answer.status == pb.ANSWER_STATUS_CONFIDENT
+    assert answer.stage == "local/extract-1"
+    (citation,) = answer.citations
+    assert (citation.document_id, citation.page, list(citation.headings)) == ("doc-1", 3, ["Town"])
+    assert citation.quote == "It was built in 1844 by the engineer Anna Frei."
+    (stage,) = answer.stages
+    assert stage.decision == pb.STAGE_DECISION_ACCEPTED
+    assert Decimal(answer.cost_usd) == Decimal(stage.cost_usd) + Decimal("0.0000001")
+    (usage,) = house.teller.told
+    assert (usage.tenant, str(usage.request_id)) == (TENANT, REQUEST_ID)
+    assert usage.tokens.uncached_input == stage.usage.uncached_input_tokens
+
+
+async def test_the_stream_ends_with_the_whole_answer(house: House) -> None:
+    """Stages first, then the text, then the answer that Generate would give."""
+    stream = house.client.GenerateStream(pb.GenerateStreamRequest(question=EASY), metadata=METADATA, timeout=10)
+    events = [event async for event in stream]
+    assert [event.WhichOneof("event") for event in events] == ["stage", "delta", "answer"]
+    assert events[1].delta == events[2].answer.text
+
+
+async def test_retrieval_is_asked_for_the_caller_under_its_own_key(house: House) -> None:
+    """The tenant is the credential's; documents and feature go along."""
+    request = pb.GenerateRequest(question=EASY, document_ids=["doc-1"], feature="help")
+    await house.client.Generate(request, metadata=METADATA, timeout=10)
+    ((tenant, asked),) = house.shelf.asked
+    assert tenant == TENANT
+    assert (asked.query, asked.limit, list(asked.document_ids), asked.feature) == (EASY, 20, ["doc-1"], "help")
+
+
+async def test_a_failing_retrieval_fails_the_call_alike(house: House) -> None:
+    """Its kind, reason and sentence come through."""
+    house.shelf.away = True
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await house.client.Generate(pb.GenerateRequest(question=EASY), metadata=METADATA, timeout=10)
+    assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert failure.value.details() == "the vector store does not answer"
+
+
+async def test_two_calls_under_one_request_id_are_two_charges(house: House) -> None:
+    """Usage hangs on the id the server made, never on what a client sent."""
+    for _ in range(2):
+        await house.client.Generate(pb.GenerateRequest(question=EASY), metadata=METADATA, timeout=10)
+    assert len({usage.event_id for usage in house.teller.told}) == 2
+
+
+async def test_a_client_that_hangs_up_is_still_charged() -> None:
+    """The provider is hung up on in turn, and what it had done is told as an estimate."""
+    async with upstream() as server, _house(EndpointSettings(base_url=server.url, model="large")) as house:
+        server.misbehaviour = "stall_half_way"
+        stream = house.client.GenerateStream(pb.GenerateStreamRequest(question=HARD), metadata=METADATA, timeout=10)
+        async for event in stream:
+            if event.WhichOneof("event") == "delta":
+                stream.cancel()
+                break
+        await asyncio.wait_for(server.hung_up.wait(), 5)
+        last = await asyncio.wait_for(house.teller.of_stage("endpoint/large"), 5)
+    assert (last.estimated, last.succeeded) == (True, False)
+
+
+async def test_a_slow_provider_leaves_time_to_answer_before_the_deadline() -> None:
+    """The caller gets the local draft within its deadline instead of nothing."""
+    async with upstream() as server, _house(EndpointSettings(base_url=server.url, model="large")) as house:
+        server.misbehaviour = "stall"
+        response = await house.client.Generate(pb.GenerateRequest(question=HARD), metadata=METADATA, timeout=1.5)
+    assert [stage.decision for stage in response.answer.stages][-1] == pb.STAGE_DECISION_FAILED
+    assert response.answer.stages[-1].reason == "the provider sent no token in time"
+
+
+def test_the_endpoints_own_price_comes_before_the_book() -> None:
+    """What an operator negotiated is what is charged, and only for that model."""
+    price = Price(input=Decimal(2), output=Decimal(8))
+    cost = price_of(PRICES, EndpointSettings(base_url="http://localhost", model="large", price=price))
+    assert cost("openai", "large", TokenUsage(uncached_input=1_000_000), NOW).usd == 2
+    assert cost("local", "all-minilm-l6-v2", TokenUsage(uncached_input=1_000_000), NOW).usd == Decimal("0.01")
