@@ -10,7 +10,7 @@ channel = grpc.insecure_channel(os.environ.get("HEADWATER_ADDRESS", "127.0.0.1:7
 inference = inference_pb2_grpc.InferenceServiceStub(channel)
 answer = inference.Generate(
     inference_pb2.GenerateRequest(question=sys.argv[1], feature="example"),
-    metadata=[("authorization", f"Bearer {os.environ['HEADWATER_KEY']}")],
+    metadata=(("authorization", f"Bearer {os.environ['HEADWATER_KEY']}"),),
     timeout=30,
 ).answer
 print(answer.text, [citation.document_name for citation in answer.citations], answer.stage, answer.cost_usd)

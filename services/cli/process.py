@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 from pydantic import SecretStr
-from services.knowledge.opening import vector_store
 
 from services.cli.data_folder import ADMIN_KEY_FILE
 from services.cli.settings import Settings
@@ -20,6 +19,7 @@ from services.inference import service as inference
 from services.ingest import service as ingest
 from services.ingest.blobs import open_blobs
 from services.knowledge.embedder import Embedder
+from services.knowledge.opening import vector_store
 from services.knowledge.sentence_transformer import SentenceTransformerEmbedder
 from services.knowledge.store import VectorStore
 from services.metering import clickhouse

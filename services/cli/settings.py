@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     )
     prices: dict[str, Price] = Field(
         default_factory=dict,
-        description='own prices in USD per million tokens, as JSON: {"openai/my-model": {"input": "1.5", "output": "6"}}',
+        description='own prices in USD per million tokens, as JSON: {"openai/mine": {"input": "1.5", "output": "6"}}',
     )
     process: ProcessSettings = Field(default_factory=ProcessSettings)
     bus: BusSettings = Field(default_factory=BusSettings)

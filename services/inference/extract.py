@@ -3,8 +3,8 @@
 A sentence's score is a weighted sum of cheap signals. The weights were fit on SQuAD v1.1 dev (CC BY-SA 4.0), on the
 questions of 15 of its 30 articles in our half of it: listwise softmax over all sentences of the five passages found
 first, L-BFGS with an L2 penalty of 0.001; a sentence is right when it holds a gold answer. The passage's rank, its
-neighbouring sentences, the sentence's length, place and share of new words were tried and did not help on the other
-15 articles.
+neighbouring sentences, the sentence's place and share of new words were tried and did not help on the other 15
+articles; the sentence's length was in the fit, got a weight of 0.1 and was dropped, and the rest rounded.
 """
 
 import re

@@ -35,9 +35,7 @@ class Settlement:
         latency: timedelta,
         succeeded: bool,
     ) -> Cost:
-        """Tells what `stage` put on its `tab`; returns what it cost. A stage that made no call cost nothing.
-
-        Being cancelled does not stop the telling; the cancellation goes on when it is done.
+        """Tells what `stage` put on its `tab`, cancelled or not; returns its cost, 0 when it made no call.
 
         Raises:
             Busy: it could not be told; the call must fail rather than go unaccounted.
@@ -47,7 +45,7 @@ class Settlement:
         cost = self._price_of(stage.provider, stage.model, tokens or TokenUsage(), at)
         if tokens is None:
             return cost
-        usage = UsageSettled(
+        call = UsageSettled(
             event_id=usage_event_id(tenant, question.call_id, "inference", stage.name),
             event_time=at,
             tenant=tenant,
@@ -65,7 +63,7 @@ class Settlement:
             succeeded=succeeded,
             latency_ms=round(latency.total_seconds() * 1000),
         )
-        await self._told(usage)
+        await self._told(call)
         return cost
 
     async def _told(self, usage: UsageSettled) -> None:

@@ -18,6 +18,9 @@ from services.runtime.telemetry import log
 
 _SPOOL_IN_MEMORY_BYTES = 1024 * 1024
 _ATTEMPTS = 8
+_HEARD_OUT = 4
+"""An upload that is too large is read on, unstored, up to this many times the limit: a client that is cut off while it
+writes may see a broken connection in place of the reason."""
 
 
 class Accepting:
@@ -92,12 +95,15 @@ class Accepting:
         digest, size = hashlib.sha256(), 0
         async for piece in pieces:
             size += len(piece)
-            if size > self._max_document_bytes:
-                raise Rejected(
-                    "DOCUMENT_TOO_LARGE", f"a document may hold up to {self._max_document_bytes} bytes; split it"
-                )
-            digest.update(piece)
-            spool.write(piece)
+            if size > self._max_document_bytes * _HEARD_OUT:
+                break
+            if size <= self._max_document_bytes:
+                digest.update(piece)
+                spool.write(piece)
+        if size > self._max_document_bytes:
+            raise Rejected(
+                "DOCUMENT_TOO_LARGE", f"a document may hold up to {self._max_document_bytes} bytes; split it"
+            )
         if size == 0:
             raise Rejected("EMPTY_FILE", "the document has no bytes")
         return digest.hexdigest(), size

@@ -22,7 +22,7 @@ class EmbeddingSettings(Section):
         default=None, ge=1, le=256, description="threads the model computes with; unset: the cores we may use, up to 8"
     )
     batch_tokens: int = Field(
-        default=2048,
+        default=1024,
         ge=64,
         le=1_000_000,
         description="tokens the model takes at once: more is a little faster and makes questions wait longer",

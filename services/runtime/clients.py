@@ -52,9 +52,12 @@ def failure_of(error: grpc.aio.AioRpcError) -> Failure:
     answer = rpc_status.from_call(error)
     if answer is None:
         return Busy("SERVICE_AWAY", f"another service does not answer ({error.code().name})")
-    info = error_details_pb2.ErrorInfo()
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     for detail in answer.details:
-        if detail.Is(info.DESCRIPTOR):
-            detail.Unpack(info)
+        detail.Unpack(info)
+        detail.Unpack(retry)
     kind = _KINDS.get(answer.code, Busy)
-    return kind(info.reason or error.code().name, answer.message)
+    failure = kind(info.reason or error.code().name, answer.message)
+    if retry.HasField("retry_delay"):
+        failure.retry_after = retry.retry_delay.ToTimedelta()
+    return failure

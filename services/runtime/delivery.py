@@ -47,7 +47,8 @@ class Subscription(Generic[E]):
     event: type[E]
     workers: int
     """Messages handled at the same time."""
-    ack_wait: timedelta = timedelta(seconds=30)
+    ack_wait: timedelta = timedelta(seconds=10)
+    """How long a message stays with a worker that fell silent; one that works says so in time."""
     max_deliveries: int = 5
 
 
@@ -120,7 +121,7 @@ class Puller:
         self._dead_letters = dead_letters
 
     async def fetch(self, max_messages: int, max_wait: timedelta) -> list[Delivery]:
-        """What is waiting, at most `max_messages`; if nothing is, waits up to `max_wait` for the first.
+        """Up to `max_messages`; waits up to `max_wait` for all of them, and returns what there is by then.
 
         Raises:
             Busy: the bus is away.

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 from uuid import uuid4
@@ -154,8 +154,9 @@ class _Guard(grpc.aio.ServerInterceptor):
                     responses = handler.stream_stream(_valid_each(request), context)
                 else:
                     responses = handler.unary_stream(_valid(request), context)
-                async for response in responses:
-                    yield response
+                async with aclosing(responses):
+                    async for response in responses:
+                        yield response
 
         make = _HANDLERS[handler.request_streaming, handler.response_streaming]
         return make(

@@ -46,7 +46,7 @@ class Platform:
             try:
                 stub.CreateTenant(tenants_pb2.CreateTenantRequest(tenant_id=tenant), metadata=self.admin, timeout=10)
             except grpc.RpcError as error:
-                assert error.code() is grpc.StatusCode.ALREADY_EXISTS, error  # type: ignore[attr-defined]  # noqa: PT017
+                assert error.code() is grpc.StatusCode.ALREADY_EXISTS, error  # noqa: PT017
             request = tenants_pb2.IssueKeyRequest(tenant_id=tenant, scopes=scopes)  # type: ignore[arg-type]
             return stub.IssueKey(request, metadata=self.admin, timeout=10).api_key
 

@@ -12,6 +12,7 @@ from headwater.inference.v1 import inference_pb2
 from headwater.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from headwater.metering.v1 import metering_pb2
 from headwater.metering.v1.metering_pb2_grpc import MeteringServiceStub
+from nats.aio.client import Client
 
 from tests.system.conftest import Metadata, Platform, put_and_wait
 
@@ -185,7 +186,7 @@ class _bus:  # noqa: N801 - reads as what it is
         token = config.split('token: "')[1].split('"')[0]
         self._url = f"nats://{token}@127.0.0.1:{port}"
 
-    async def __aenter__(self) -> nats.NATS:
+    async def __aenter__(self) -> Client:
         self._client = await nats.connect(self._url)
         return self._client
 

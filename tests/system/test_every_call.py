@@ -162,11 +162,11 @@ async def test_the_platforms_key_reads_no_tenants_data(
 async def test_another_tenants_key_with_acmes_ids_gets_nothing_of_acmes(
     platform: Platform, channel: grpc.aio.Channel, method: MethodDescriptor
 ) -> None:
-    """Naming acme's ids with globex's key is like naming nothing, and leaves acme's document as it was."""
-    acme, globex = platform.tenant("acme"), platform.tenant("globex")
+    """Naming acme's ids with a stranger's key is like naming nothing, and leaves acme's document as it was."""
+    acme, stranger = platform.tenant("acme"), platform.tenant(f"stranger-{method.name.lower()}")
     document = await put_and_wait(channel, acme, "vault.md", f"# Vault\n\n{SECRET}\n".encode())
     call = CALLS[name_of(method)]
-    code, answer = await invoke(channel, method, call.requests(document.document_id), globex)
+    code, answer = await invoke(channel, method, call.requests(document.document_id), stranger)
     assert code == call.stranger
     assert "heliotrope" not in answer
     assert 'tenant: "acme"' not in answer

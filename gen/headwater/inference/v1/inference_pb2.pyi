@@ -30,7 +30,7 @@ class _StageDecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StageDe
     STAGE_DECISION_ACCEPTED: _StageDecision.ValueType  # 1
     """The draft is the answer."""
     STAGE_DECISION_ESCALATED: _StageDecision.ValueType  # 2
-    """Not confident enough: the next stage was asked."""
+    """Not confident enough: the next stage was asked, where there is one."""
     STAGE_DECISION_FAILED: _StageDecision.ValueType  # 3
     """The stage gave no draft; the reason says why."""
 
@@ -42,7 +42,7 @@ STAGE_DECISION_UNSPECIFIED: StageDecision.ValueType  # 0
 STAGE_DECISION_ACCEPTED: StageDecision.ValueType  # 1
 """The draft is the answer."""
 STAGE_DECISION_ESCALATED: StageDecision.ValueType  # 2
-"""Not confident enough: the next stage was asked."""
+"""Not confident enough: the next stage was asked, where there is one."""
 STAGE_DECISION_FAILED: StageDecision.ValueType  # 3
 """The stage gave no draft; the reason says why."""
 Global___StageDecision: _TypeAlias = StageDecision  # noqa: Y015
@@ -393,7 +393,9 @@ class GenerateStreamResponse(_message.Message):
     DELTA_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
     delta: _builtins.str
-    """The next words of the answer."""
+    """The next words of the answer. The text of `answer` is what counts: it
+    differs when a stage failed or fell short after it began to write.
+    """
     @_builtins.property
     def stage(self) -> Global___StageReport:
         """A stage ended."""
