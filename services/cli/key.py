@@ -121,3 +121,11 @@ async def list_keys(
         )
     stdout().print(listing)
     return None
+
+
+@app.command(epilog="Example:  [cyan]export HEADWATER_ADMIN_KEY=$(headwater key generate)[/]")
+def generate() -> None:
+    """Print a new random key that nobody has yet, offline: for HEADWATER_ADMIN_KEY of a deployment."""
+    from services.runtime.identity import new_key
+
+    stdout().print(plain(new_key()), soft_wrap=True)

@@ -12,6 +12,7 @@ import uvloop
 from services.cli.process import ALL_ROLES, Half, Role, check_roles, running
 from services.cli.rendering import plain, print_json, stdout, table
 from services.cli.settings import Settings, flattened, load_settings
+from services.cli.welcome import welcome
 from services.contracts.failures import Busy
 from services.contracts.streams import BUCKETS, STREAMS
 from services.runtime.bus import apply_streams, connected
@@ -104,8 +105,9 @@ async def _run(settings: Settings, roles: frozenset[Role], only: Half | None) ->
     try:
         async with running(settings, roles, only) as address:
             log.info("ready", address=address, roles=sorted(roles), data_dir=str(settings.data_dir))
-            if sys.stdout.isatty():
-                stdout().print(plain(f"Headwater is ready on {address}. Ctrl-C stops it.", "bold green"))
+            if roles == ALL_ROLES and settings.bus.url is None:
+                stdout().print(welcome(address, settings.data_dir), soft_wrap=True)
+                sys.stdout.flush()
             await asyncio.Event().wait()
     except asyncio.CancelledError:
         if not signalled():

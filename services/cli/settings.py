@@ -1,6 +1,7 @@
 """All settings of a process, read from the environment: HEADWATER_<SECTION>__<NAME>."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,8 @@ class Shown:
     """Differs from the default."""
 
 
+_USER_INFO = re.compile(r"//[^/@]+@")
+"""A URL may carry a password or a token."""
 _OF_COMMANDS = frozenset(
     {"ADDRESS", "KEY", "TENANT", "TLS", "CA", "DATA_DIR", "DEBUG", "TIMEOUT", "TEST_QDRANT_URL", "PUT_CONCURRENCY"}
 )
@@ -97,7 +100,8 @@ def _flattened(section: BaseModel, path: tuple[str, ...]) -> Iterator[Shown]:
             yield from _flattened(value, where)
         else:
             changed = value != field.get_default(call_default_factory=True)
-            yield Shown(_variable(where), "" if value is None else str(value), field.description or "", changed)
+            shown = "" if value is None else _USER_INFO.sub("//***@", str(value))
+            yield Shown(_variable(where), shown, field.description or "", changed)
 
 
 def _variable(path: tuple[str | int, ...]) -> str:

@@ -1,5 +1,7 @@
 """Inference: questions in, answers out, by the smallest model that is good enough.
 
-Hears nothing; tells UsageSettled; calls RetrievalService.Search; serves InferenceService (Generate, GenerateStream);
-owns nothing: a request lives and ends in memory.
+Hears  nothing.
+Tells  UsageSettled.
+Serves InferenceService; calls RetrievalService.
+Owns   nothing: a request lives and ends in memory.
 """

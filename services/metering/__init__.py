@@ -1,5 +1,9 @@
-"""Metering: hears UsageSettled; tells nothing; serves MeteringService and TenantService; owns the ClickHouse database
-`headwater` and the bucket of tenants.
+"""Metering: usage in, costs out.
+
+Hears  UsageSettled.
+Tells  nothing.
+Serves MeteringService and TenantService.
+Owns   the ClickHouse database `headwater`, and the tenants.
 
 What a call cost arrives at least once and is stored as one row, whatever is killed and whenever: rows are idempotent,
 sums are recomputed from them and never incremented.

@@ -1,0 +1,1 @@
+"""Benchmarks: one runnable file per figure that the README quotes; see README.md for what each measures."""

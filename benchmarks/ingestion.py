@@ -1,0 +1,86 @@
+"""Chunks a second from the first put to the last document indexed, beside the model alone on the same chunks."""
+
+import asyncio
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import corpus
+from benchmarks.corpus import CannotMeasureError, Document
+from benchmarks.embedding import Bare
+from benchmarks.platform import running
+from benchmarks.report import Figure, arguments, measured, median_and_spread, progress
+
+TARGET = 0.85
+THREADS = "HEADWATER_KNOWLEDGE__EMBEDDING__TORCH_THREADS"
+
+
+async def ingestion(data: Path, runs: int, documents: int | None) -> list[Figure]:
+    """Measures articles and single paragraphs."""
+    loaded = corpus.load(data, documents)
+    threads = len(os.sched_getaffinity(0))
+    bare = await Bare.load(threads)
+    figures = []
+    for name, putting, target in (
+        ("articles", loaded.articles(), f"≥ {TARGET:.0%}"),
+        ("single paragraphs", loaded.documents(), ""),
+    ):
+        figures += await _corpus(bare, threads, name, putting, runs, target)
+    return figures
+
+
+async def _corpus(
+    bare: Bare, threads: int, name: str, documents: Sequence[Document], runs: int, target: str
+) -> list[Figure]:
+    texts = [chunk.text for chunk in bare.chunks(documents)]
+    alone: list[float] = []
+    ours: list[float] = []
+    ratios: list[float] = []
+
+    def encode() -> None:
+        _, seconds = bare.encode(texts)
+        alone.append(len(texts) / seconds)
+        progress(f"{name}: the model alone took {seconds:.1f} s for {len(texts)} chunks")
+
+    with tempfile.TemporaryDirectory(prefix="headwater-bench-") as folder:
+        encode()
+        for run in range(runs):
+            async with running(Path(folder) / f"data-{run}", {THREADS: str(threads)}) as platform:
+                tenant = await platform.tenant("bench")
+                indexed = await tenant.put(documents)
+            if indexed.chunks != len(texts):
+                raise CannotMeasureError(f"{indexed.chunks} chunks are indexed and {len(texts)} were compared")
+            encode()
+            ours.append(indexed.chunks / indexed.seconds)
+            # The machine's speed drifts: each run is compared with the model right before and right after it.
+            ratios.append(ours[-1] / statistics.mean(alone[-2:]))
+            progress(f"{name}: run {run + 1} reaches {ratios[-1]:.1%} of the model alone")
+    size = f"{len(documents)} documents, {len(texts)} chunks"
+    return [
+        Figure(f"{name}: the platform, {size}", median_and_spread(ours, "chunks/s")),
+        Figure(f"{name}: SentenceTransformer.encode alone", median_and_spread(alone, "chunks/s")),
+        Figure(
+            f"{name}: the platform's share",
+            f"{statistics.median(ratios):.1%}",
+            target,
+            f"encode alone, mean of right before and after; {min(ratios):.1%} to {max(ratios):.1%} over {runs} runs",
+        ),
+    ]
+
+
+def main() -> int:
+    """The command."""
+    parser = arguments(__name__ if __spec__ is None else __spec__.name, __doc__ or "", "--data ~/squad --runs 3")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each kind; the median counts (3)")
+    parser.add_argument("--documents", type=int, help="paragraphs to take; unset takes all")
+    chosen = parser.parse_args()
+    return measured(
+        "Ingestion", chosen.json, lambda: asyncio.run(ingestion(chosen.data, chosen.runs, chosen.documents))
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

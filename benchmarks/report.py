@@ -1,0 +1,88 @@
+"""Figures: told on the way to stderr, and at the end as a table or as JSON to stdout."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.corpus import FILE, CannotMeasureError
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of a report."""
+
+    what: str
+    value: str
+    target: str = ""
+    beside: str = ""
+    """What it is compared with, measured in the same run unless it says otherwise."""
+
+
+def arguments(module: str, description: str, example: str, *, squad: bool = True) -> argparse.ArgumentParser:
+    """The parser of a benchmark with the options that all of them have."""
+    name = module.rpartition(".")[2]
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}",
+        description=description,
+        epilog=f"example: python -m benchmarks.{name} {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if squad:
+        parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help=f"the folder with {FILE}")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
+    return parser
+
+
+def measured(title: str, as_json: bool, measure: Callable[[], Sequence[Figure]]) -> int:
+    """Runs `measure`, prints its figures and returns the exit code: 1 when there is nothing to trust."""
+    busy_before = os.getloadavg()[0]
+    try:
+        figures = measure()
+    except CannotMeasureError as error:
+        progress(f"not measured: {error}")
+        return 1
+    note = f"{machine()}; load average before {busy_before:.1f}"
+    if as_json:
+        json.dump({"title": title, "machine": note, "figures": [asdict(figure) for figure in figures]}, sys.stdout)
+        sys.stdout.write("\n")
+        return 0
+    table = Table(title=title, caption=note, title_justify="left", caption_justify="left")
+    for column in ("figure", "measured", "target", "beside"):
+        table.add_column(column, justify="right" if column == "measured" else "left")
+    for figure in figures:
+        table.add_row(figure.what, figure.value, figure.target, figure.beside)
+    Console(width=None if sys.stdout.isatty() else 150).print(table)
+    return 0
+
+
+def progress(line: str) -> None:
+    """Tells how far it is."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def machine() -> str:
+    """What it ran on."""
+    memory = psutil.virtual_memory().total / 1024**3
+    return f"{len(os.sched_getaffinity(0))} cores {platform.machine()}, {memory:.0f} GiB, Python {platform.python_version()}"
+
+
+def quantile(values: Sequence[float], part: float) -> float:
+    """The value that `part` of `values` do not exceed; `values` is not empty."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
+
+
+def median_and_spread(values: Sequence[float], unit: str) -> str:
+    """As in ``12.3 s (12.1 to 12.9)``."""
+    return f"{statistics.median(values):.1f} {unit} ({min(values):.1f} to {max(values):.1f})"
