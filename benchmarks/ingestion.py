@@ -73,7 +73,7 @@ async def _corpus(
 
 def main() -> int:
     """The command."""
-    parser = arguments(__name__ if __spec__ is None else __spec__.name, __doc__ or "", "--data ~/squad --runs 3")
+    parser = arguments("ingestion", __doc__ or "", "--data ~/squad --runs 3")
     parser.add_argument("--runs", type=int, default=3, help="runs of each kind; the median counts (3)")
     parser.add_argument("--documents", type=int, help="paragraphs to take; unset takes all")
     chosen = parser.parse_args()

@@ -28,9 +28,8 @@ class Figure:
     """What it is compared with, measured in the same run unless it says otherwise."""
 
 
-def arguments(module: str, description: str, example: str, *, squad: bool = True) -> argparse.ArgumentParser:
+def arguments(name: str, description: str, example: str, *, squad: bool = True) -> argparse.ArgumentParser:
     """The parser of a benchmark with the options that all of them have."""
-    name = module.rpartition(".")[2]
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}",
         description=description,
@@ -74,7 +73,8 @@ def progress(line: str) -> None:
 def machine() -> str:
     """What it ran on."""
     memory = psutil.virtual_memory().total / 1024**3
-    return f"{len(os.sched_getaffinity(0))} cores {platform.machine()}, {memory:.0f} GiB, Python {platform.python_version()}"
+    cores = f"{len(os.sched_getaffinity(0))} cores {platform.machine()}"
+    return f"{cores}, {memory:.0f} GiB, Python {platform.python_version()}"
 
 
 def quantile(values: Sequence[float], part: float) -> float:

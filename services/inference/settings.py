@@ -6,24 +6,53 @@ model or end as a best effort (71 %). With nothing relevant in the documents, 87
 """
 
 from datetime import timedelta
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
 from services.contracts.prices import Price
 from services.runtime.settings import Section
 
+Threshold = Annotated[float, Field(ge=0, le=1, description="confidence at which its draft is the answer")]
+Passages = Annotated[int, Field(ge=1, le=100, description="passages it reads")]
+EmbeddedSentences = Annotated[
+    int,
+    Field(ge=1, le=255, description="sentences it embeds, the best by their words: its time and cost grow with them"),
+]
+MaxSentences = Annotated[int, Field(ge=1, le=10, description="most sentences of its answer")]
+MaxWords = Annotated[
+    int, Field(ge=1, le=1000, description="most words of its answer; the best sentence is in regardless")
+]
+
 
 class ExtractSettings(Section):
     """A local stage."""
 
-    threshold: float = Field(ge=0, le=1, description="confidence at which its draft is the answer")
-    passages: int = Field(ge=1, le=100, description="passages it reads")
-    embedded_sentences: int = Field(
-        ge=1, le=255, description="sentences it embeds, the best by their words: its time and cost grow with them"
-    )
-    max_sentences: int = Field(ge=1, le=10, description="most sentences of its answer")
-    max_words: int = Field(ge=1, le=1000, description="most words of its answer; the best sentence is in regardless")
+    threshold: Threshold
+    passages: Passages
+    embedded_sentences: EmbeddedSentences
+    max_sentences: MaxSentences
+    max_words: MaxWords
+
+
+class Extract1Settings(ExtractSettings):
+    """local/extract-1: the best sentence of the best passage."""
+
+    threshold: Threshold = 0.65
+    passages: Passages = 5
+    embedded_sentences: EmbeddedSentences = 4
+    max_sentences: MaxSentences = 1
+    max_words: MaxWords = 1
+
+
+class Extract20Settings(ExtractSettings):
+    """local/extract-20: a short answer from many passages."""
+
+    threshold: Threshold = 0.7
+    passages: Passages = 20
+    embedded_sentences: EmbeddedSentences = 16
+    max_sentences: MaxSentences = 3
+    max_words: MaxWords = 70
 
 
 class EndpointSettings(Section):
@@ -64,14 +93,8 @@ class EndpointSettings(Section):
 class InferenceSettings(Section):
     """Inference."""
 
-    extract_1: ExtractSettings = Field(
-        default=ExtractSettings(threshold=0.65, passages=5, embedded_sentences=4, max_sentences=1, max_words=1),
-        description="local/extract-1: the best sentence of the best passage",
-    )
-    extract_20: ExtractSettings = Field(
-        default=ExtractSettings(threshold=0.7, passages=20, embedded_sentences=16, max_sentences=3, max_words=70),
-        description="local/extract-20: a short answer from many passages",
-    )
+    extract_1: Extract1Settings = Field(default_factory=Extract1Settings)
+    extract_20: Extract20Settings = Field(default_factory=Extract20Settings)
     endpoint: EndpointSettings | None = Field(default=None, description="a larger model; unset ends with extract-20")
     answer_floor: float = Field(
         default=0.3, ge=0, le=1, description="below this confidence there is no answer rather than a guess"

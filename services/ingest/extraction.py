@@ -31,6 +31,24 @@ def extract(path: Path, name: str, *, max_text_chars: int, max_unpacked_bytes: i
     """
     data = path.read_bytes()
     sniffed = formats.sniff(data, name, max_unpacked_bytes=max_unpacked_bytes)
+    return _extracted(data, sniffed, max_text_chars)
+
+
+def extract_as_written(data: bytes, name: str, *, max_text_chars: int) -> ParsedDocument | None:
+    """Reads a file that is its own text, as UTF-8 text and Markdown are; None when it takes a parser of native code.
+
+    Raises:
+        Rejected: as ``parsing.Parser.parse`` tells.
+    """
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return None
+    sniffed = formats.sniff(data, name, max_unpacked_bytes=len(data))
+    return _extracted(data, sniffed, max_text_chars) if sniffed.media_type in formats.AS_WRITTEN else None
+
+
+def _extracted(data: bytes, sniffed: formats.Sniffed, max_text_chars: int) -> ParsedDocument:
     if sniffed.text is not None and len(sniffed.text) > max_text_chars:
         raise _too_much(max_text_chars)
     if sniffed.media_type == formats.MARKDOWN:

@@ -3,6 +3,7 @@
 A parser is native code that reads bytes of strangers. So each document gets a fresh process that inherits neither
 secrets nor other tenants' documents, has its memory and CPU time limited by the kernel, is killed when it takes too
 long, and answers in JSON, which cannot run code here. Starting one takes 0.1 s, less than embedding three chunks.
+Small files that are plain text or Markdown need no native code and are read here.
 """
 
 import asyncio
@@ -19,11 +20,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from services.contracts.failures import Busy, Rejected
+from services.ingest.extraction import extract_as_written
 from services.ingest.parsed import Heading, ParsedDocument
 
 _WORKER = ("-m", "services.ingest.extraction")
 _INHERITED = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "SYSTEMROOT")
 _COMPLAINT_BYTES = 1 << 16
+_SMALL_BYTES = 1 << 17
+"""Larger text may take seconds of Python, which would hold up everybody else here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,12 @@ class Parser:
                 PARSER_CRASHED or PARSER_OUT_OF_MEMORY.
             Busy: no process could be started.
         """
+        if path.stat().st_size <= _SMALL_BYTES:
+            document = await asyncio.to_thread(
+                extract_as_written, path.read_bytes(), name, max_text_chars=self._limits.max_text_chars
+            )
+            if document is not None:
+                return document
         async with self._slots:
             process = await self._start(path, name)
             self._running.add(process)

@@ -19,18 +19,14 @@ async def watch(documents: Documents, tenant: TenantId, document_id: str) -> Asy
         Missing: the tenant has no such document.
     """
     current: Document | None = None
-    async with aclosing(documents.bucket.watch(key_of(tenant, document_id))) as entries:
-        async for entry in entries:
-            if entry is None:
-                if current is None:
-                    raise Missing("DOCUMENT_UNKNOWN", "there is no document with this id")
-                continue
-            if not entry.deleted:
+    async with aclosing(documents.bucket.changes(key_of(tenant, document_id))) as changes:
+        async for entry in changes:
+            if entry is not None and not entry.deleted:
                 current = read(entry)
             elif current is not None:
                 current = current.moved(State.DELETED)
             else:
-                continue
+                raise Missing("DOCUMENT_UNKNOWN", "there is no document with this id")
             yield current
             if current.state in _ENDS:
                 return

@@ -1,17 +1,29 @@
-"""Key-value buckets on JetStream: small records with revisions, compare-and-set and watching."""
+"""Key-value buckets on JetStream: small records with revisions, compare-and-set and listening for changes."""
 
-from collections.abc import AsyncGenerator
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import nats.errors
 import nats.js.errors
-from nats.js.kv import KV_DEL, KV_PURGE, KeyValue
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.api import DeliverPolicy
+from nats.js.kv import KV_DEL, KV_OP, KV_PURGE, KeyValue
 
 from services.contracts.failures import Busy, Conflict
 from services.contracts.streams import BucketSpec
+from services.runtime.reading import stored
 
 _GONE = (KV_DEL, KV_PURGE)
 _WRONG_REVISION = 10071
+_READ_TIMEOUT_S = 5.0
+_LOOK_AGAIN_S = 5.0
+"""Changes are pushed; looking again now and then makes up for one lost with a connection."""
+_QUEUED_CHANGES = 1024
 
 
 @dataclass(frozen=True)
@@ -28,9 +40,14 @@ class Entry:
 class Bucket:
     """One bucket. Every method raises ``Busy`` when the bus is away."""
 
-    def __init__(self, spec: BucketSpec, kv: KeyValue) -> None:
+    def __init__(self, spec: BucketSpec, js: JetStreamContext, kv: KeyValue) -> None:
         self._spec = spec
+        self._js = js
         self._kv = kv
+        self._stream = f"KV_{spec.name}"
+        self._prefix = f"$KV.{spec.name}."
+        self._listeners: dict[str, list[asyncio.Queue[Entry]]] = defaultdict(list)
+        self._pushing: asyncio.Task[None] | None = None
 
     async def get(self, key: str) -> Entry | None:
         """The key's value, or None when it has none."""
@@ -93,33 +110,101 @@ class Bucket:
     async def entries(self, pattern: str = ">") -> list[Entry]:
         """The values of all keys that match a subject pattern, by key."""
         found: list[Entry] = []
+        messages = stored(
+            self._js,
+            self._stream,
+            self._prefix + pattern,
+            last_per_subject=True,
+            headers_only=False,
+            timeout_s=_READ_TIMEOUT_S,
+        )
         try:
-            watcher = await self._kv.watch(pattern, ignore_deletes=True)
-            try:
-                async for entry in watcher:
-                    if entry is None:
-                        break
-                    found.append(Entry(entry.key, entry.value or b"", entry.revision or 0))
-            finally:
-                await watcher.stop()  # type: ignore[no-untyped-call]
+            async with contextlib.aclosing(messages):
+                async for message in messages:
+                    entry = self._entry(message)
+                    if not entry.deleted:
+                        found.append(entry)
         except (nats.errors.Error, TimeoutError) as error:
             raise self._busy() from error
         return sorted(found, key=lambda entry: entry.key)
 
-    async def watch(self, pattern: str = ">") -> AsyncGenerator[Entry | None, None]:
-        """The values of all keys that match now, then None, then every change for as long as it is iterated."""
+    async def changes(self, key: str) -> AsyncGenerator[Entry | None, None]:
+        """The key's value now, None when it has none, then every change for as long as it is iterated.
+
+        Changes that follow each other quickly may be told as one.
+        """
+        with self._listening(key) as queue:
+            await self._push()
+            current = await self.get(key)
+            revision = 0 if current is None else current.revision
+            yield current
+            while True:
+                try:
+                    entry = await asyncio.wait_for(queue.get(), _LOOK_AGAIN_S)
+                except TimeoutError:
+                    again = await self.get(key)
+                    if again is None and current is not None:
+                        entry = Entry(key, b"", revision + 1, deleted=True)
+                    elif again is not None and again.revision > revision:
+                        entry = again
+                    else:
+                        continue
+                if entry.revision > revision:
+                    current, revision = (None if entry.deleted else entry), entry.revision
+                    yield entry
+
+    async def followed(self) -> AsyncGenerator[Entry, None]:
+        """All values now, then every change and now and then all values again, for as long as it is iterated."""
+        with self._listening("") as queue:
+            while True:
+                await self._push()
+                for entry in await self.entries():
+                    yield entry
+                with contextlib.suppress(TimeoutError):
+                    while True:
+                        yield await asyncio.wait_for(queue.get(), 12 * _LOOK_AGAIN_S)
+
+    @contextmanager
+    def _listening(self, key: str) -> Iterator["asyncio.Queue[Entry]"]:
+        queue: asyncio.Queue[Entry] = asyncio.Queue(_QUEUED_CHANGES)
+        self._listeners[key].append(queue)
         try:
-            watcher = await self._kv.watch(pattern)
-        except (nats.errors.Error, TimeoutError) as error:
-            raise self._busy() from error
-        try:
-            async for entry in watcher:
-                if entry is None:
-                    yield None
-                else:
-                    yield Entry(entry.key, entry.value or b"", entry.revision or 0, entry.operation in _GONE)
+            yield queue
         finally:
-            await watcher.stop()  # type: ignore[no-untyped-call]
+            self._listeners[key].remove(queue)
+            if not self._listeners[key]:
+                del self._listeners[key]
+
+    async def _push(self) -> None:
+        """Has the server push every change from now on, once for all who listen in this process."""
+        if self._pushing is None:
+            self._pushing = asyncio.create_task(self._subscribe())
+        try:
+            await asyncio.shield(self._pushing)
+        except (nats.errors.Error, TimeoutError) as error:
+            self._pushing = None
+            raise self._busy() from error
+
+    async def _subscribe(self) -> None:
+        await self._js.subscribe(
+            self._prefix + ">",
+            stream=self._stream,
+            cb=self._on_change,
+            ordered_consumer=True,
+            deliver_policy=DeliverPolicy.NEW,
+        )
+
+    async def _on_change(self, message: Msg) -> None:
+        entry = self._entry(message)
+        for queue in (*self._listeners.get(entry.key, ()), *self._listeners.get("", ())):
+            if queue.full():
+                queue.get_nowait()
+            queue.put_nowait(entry)
+
+    def _entry(self, message: Msg) -> Entry:
+        operation = (message.headers or {}).get(KV_OP)
+        key = message.subject.removeprefix(self._prefix)
+        return Entry(key, message.data, message.metadata.sequence.stream, operation in _GONE)
 
     def _busy(self) -> Busy:
         return Busy("BUS_AWAY", f"the bus does not answer for bucket {self._spec.name}")

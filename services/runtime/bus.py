@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -22,6 +22,7 @@ import nats
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
@@ -36,6 +37,7 @@ from services.contracts.failures import Busy
 from services.contracts.streams import BucketSpec, StreamSpec
 from services.runtime.buckets import Bucket
 from services.runtime.delivery import DeadLetters, E, Puller, Subscription, Worker
+from services.runtime.reading import stored
 from services.runtime.settings import BusSettings
 from services.runtime.telemetry import log
 
@@ -104,7 +106,7 @@ class Bus:
             Busy: it does not, or the bus is away.
         """
         try:
-            return Bucket(spec, await self._js.key_value(spec.name))
+            return Bucket(spec, self._js, await self._js.key_value(spec.name))
         except (nats.errors.Error, TimeoutError) as error:
             raise Busy("BUS_AWAY", f"bucket {spec.name} is not there: run `headwater streams apply`") from error
 
@@ -172,29 +174,16 @@ class Bus:
             Busy: the bus is away.
         """
         newest: deque[StoredMessage] = deque(maxlen=limit)
+        timeout_s = self._settings.publish_timeout.total_seconds()
+        messages = stored(
+            self._js, stream.name, subject, last_per_subject=False, headers_only=True, timeout_s=timeout_s
+        )
         try:
-            reader = await self._js.subscribe(subject, stream=stream.name, ordered_consumer=True, headers_only=True)
-            try:
-                info = await reader.consumer_info()
-                pending = (info.num_pending or 0) + (info.delivered.consumer_seq if info.delivered else 0)
-                while pending:
-                    message = await reader.next_msg(self._settings.publish_timeout.total_seconds())
-                    meta = message.metadata
-                    pending = meta.num_pending
-                    if before is not None and meta.sequence.stream >= before:
+            async with aclosing(messages):
+                async for message in messages:
+                    if before is not None and message.metadata.sequence.stream >= before:
                         break
-                    headers = dict(message.headers or {})
-                    newest.appendleft(
-                        StoredMessage(
-                            sequence=meta.sequence.stream,
-                            subject=message.subject,
-                            headers=headers,
-                            payload_bytes=int(headers.get("Nats-Msg-Size", "0")),
-                            stored_at=meta.timestamp,
-                        )
-                    )
-            finally:
-                await reader.unsubscribe()
+                    newest.appendleft(_stored_message(message))
         except (nats.errors.Error, TimeoutError) as error:
             raise Busy("BUS_AWAY", f"the bus does not answer for stream {stream.name}") from error
         return list(newest)
@@ -238,6 +227,17 @@ class Bus:
                     replicas=self._settings.replicas,
                 )
             )
+
+
+def _stored_message(message: Msg) -> StoredMessage:
+    headers = dict(message.headers or {})
+    return StoredMessage(
+        sequence=message.metadata.sequence.stream,
+        subject=message.subject,
+        headers=headers,
+        payload_bytes=int(headers.get("Nats-Msg-Size", "0")),
+        stored_at=message.metadata.timestamp,
+    )
 
 
 @asynccontextmanager

@@ -186,9 +186,9 @@ class KeyStore:
     async def _follow(self) -> None:
         while True:
             try:
-                async with contextlib.aclosing(self._bucket.watch()) as entries:
+                async with contextlib.aclosing(self._bucket.followed()) as entries:
                     async for entry in entries:
-                        if entry is not None and not entry.deleted:
+                        if not entry.deleted:
                             self._mirror[entry.key] = KeyRecord.model_validate_json(entry.value)
             except Exception as error:  # noqa: BLE001 - a mirror that silently stops would honour revoked keys
                 log.error("watching keys failed; watching again", error=str(error) or type(error).__name__)

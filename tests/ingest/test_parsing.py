@@ -127,6 +127,13 @@ async def test_a_document_that_outgrows_the_memory_is_refused(tmp_path: Path) ->
     assert await refusal(tmp_path, html, "a.html", limits) == "PARSER_OUT_OF_MEMORY"
 
 
+def unread(tmp_path: Path) -> Path:
+    """A file that takes a parser process, whatever that then does."""
+    path = tmp_path / "upload"
+    path.write_bytes(b"\xff\xfe not text")
+    return path
+
+
 @pytest.mark.parametrize(
     ("program", "expected"),
     [
@@ -147,7 +154,7 @@ def test_a_parser_that_misbehaves_costs_one_document(tmp_path: Path, program: st
         limits = ParseLimits(timeout=timedelta(seconds=1), memory_bytes=LIMITS.memory_bytes)
         async with Parser(limits, 1, worker=("-c", program)) as bad:
             with pytest.raises(Rejected) as caught:
-                await bad.parse(tmp_path / "none", "a")
+                await bad.parse(unread(tmp_path), "a")
         return caught.value.reason, (await parsed(tmp_path, b"fine", "a.txt")).text
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -159,7 +166,7 @@ async def test_cancelling_kills_the_process(tmp_path: Path) -> None:
     mark = tmp_path / "pid"
     program = f"import os, time; open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     async with Parser(LIMITS, 1, worker=("-c", program)) as parser:
-        task = asyncio.create_task(parser.parse(tmp_path / "none", "a"))
+        task = asyncio.create_task(parser.parse(unread(tmp_path), "a"))
         while not (mark.exists() and mark.read_text()):
             await asyncio.sleep(0.01)
         task.cancel()
@@ -174,5 +181,5 @@ async def test_a_parser_inherits_no_secrets(tmp_path: Path, monkeypatch: pytest.
     program = "import json, os; print(json.dumps({'rejected': 'ENV', 'message': ' '.join(os.environ)}))"
     async with Parser(LIMITS, 1, worker=("-c", program)) as parser:
         with pytest.raises(Rejected) as caught:
-            await parser.parse(tmp_path / "none", "a")
+            await parser.parse(unread(tmp_path), "a")
     assert "HEADWATER_SECRET" not in caught.value.message

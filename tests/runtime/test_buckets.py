@@ -1,0 +1,101 @@
+"""Buckets, on a real nats-server: complete listings, every change told, no consumer left behind."""
+
+import asyncio
+from contextlib import aclosing
+
+import nats
+
+from services.contracts.streams import DOCUMENTS_BUCKET
+from services.runtime.buckets import Bucket, Entry
+from services.runtime.bus import Bus
+
+
+async def test_listings_are_complete_while_others_write(bus: Bus) -> None:
+    """What was written before a listing began is in it, however many write and list at the time."""
+    bucket = await bus.bucket(DOCUMENTS_BUCKET)
+    for number in range(50):
+        await bucket.put(f"acme.{number}", b"x")
+
+    async def write(writer: int) -> None:
+        for number in range(100):
+            await bucket.put(f"other.{writer}-{number}", b"y")
+
+    async def read() -> list[int]:
+        return [len(await bucket.entries("acme.>")) for _ in range(25)]
+
+    *_, first, second = await asyncio.gather(write(1), write(2), read(), read())
+    assert set(first) | set(second) == {50}
+
+
+async def test_more_entries_than_a_batch_are_all_listed(bus: Bus) -> None:
+    """A listing does not end with its first batch."""
+    bucket = await bus.bucket(DOCUMENTS_BUCKET)
+    await asyncio.gather(*(bucket.put(f"acme.{number:04}", b"x") for number in range(1203)))
+    assert [entry.key for entry in await bucket.entries("acme.>")] == [f"acme.{n:04}" for n in range(1203)]
+
+
+async def test_reading_leaves_no_consumers_behind(bus: Bus, nats_url: str) -> None:
+    """A stream takes a thousand consumers: listing and watching must not use them up."""
+    bucket = await bus.bucket(DOCUMENTS_BUCKET)
+    await bucket.put("acme.one", b"x")
+    for _ in range(20):
+        await bucket.entries()
+        async with aclosing(bucket.changes("acme.one")) as changes:
+            await anext(changes)
+    stranger = await nats.connect(nats_url)
+    info = await stranger.jetstream().stream_info("KV_documents")
+    await stranger.close()
+    assert info.state.consumer_count <= 1
+
+
+async def test_every_listener_hears_the_changes_of_its_key(bus: Bus) -> None:
+    """First what is there, then what becomes of it, including its end."""
+    bucket = await bus.bucket(DOCUMENTS_BUCKET)
+    revision = await bucket.put("acme.one", b"1")
+
+    async def hear(key: str, count: int) -> list[bytes | None]:
+        heard: list[bytes | None] = []
+        async with aclosing(bucket.changes(key)) as changes:
+            async for entry in changes:
+                heard.append(None if entry is None or entry.deleted else entry.value)
+                if len(heard) == count:
+                    break
+        return heard
+
+    listeners = [asyncio.create_task(hear("acme.one", 3)) for _ in range(3)]
+    stranger = asyncio.create_task(hear("acme.two", 2))
+    await asyncio.sleep(0.5)
+    revision = await bucket.update("acme.one", b"2", revision)
+    await asyncio.sleep(0.1)
+    await bucket.delete("acme.one", revision)
+    await bucket.put("acme.two", b"other")
+    async with asyncio.timeout(20):
+        assert await asyncio.gather(*listeners) == [[b"1", b"2", None]] * 3
+        assert await stranger == [None, b"other"]
+
+
+async def test_changes_before_and_after_listening_began_are_told_once_each(bus: Bus) -> None:
+    """A writer that never pauses: the listener ends with the last value and revisions only grow."""
+    bucket = await bus.bucket(DOCUMENTS_BUCKET)
+
+    async def write() -> None:
+        for number in range(200):
+            await bucket.put("acme.one", str(number).encode())
+
+    writing = asyncio.create_task(write())
+    heard: list[Entry] = []
+    async with asyncio.timeout(20), aclosing(_values(bucket)) as values:
+        async for entry in values:
+            heard.append(entry)
+            if entry.value == b"199":
+                break
+    await writing
+    revisions = [entry.revision for entry in heard]
+    assert revisions == sorted(set(revisions))
+
+
+async def _values(bucket: Bucket):  # type: ignore[no-untyped-def]
+    async with aclosing(bucket.changes("acme.one")) as changes:
+        async for entry in changes:
+            if entry is not None:
+                yield entry
