@@ -198,3 +198,51 @@ async def test_a_revoked_key_is_refused(platform: Platform, channel: grpc.aio.Ch
 
 def _method(name: str) -> MethodDescriptor:
     return next(method for method in ALL_METHODS if name_of(method) == name)
+
+
+@pytest.mark.parametrize("method", ALL_METHODS, ids=name_of)
+async def test_malformed_requests_get_a_status_with_a_reason(
+    platform: Platform, channel: grpc.aio.Channel, method: MethodDescriptor
+) -> None:
+    """Nothing set, everything over-long, everything negative or unknown: the caller's mistake, never a crash."""
+    scopes = set(method.GetOptions().Extensions[auth_pb2.access].any_scope) - {auth_pb2.SCOPE_ADMIN}
+    metadata = platform.tenant("malformed", *scopes) if scopes else platform.admin
+    request_class = message_factory.GetMessageClass(method.input_type)
+    for fill in (_nothing, _too_long, _negative):
+        request = request_class()
+        fill(request)
+        code, answer = await invoke(channel, method, [request], metadata)
+        assert code in {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED"}, (fill.__name__, code, answer)
+        if fill is _too_long and _has_strings(request):
+            assert code == "INVALID_ARGUMENT", (code, answer)
+            assert "xxxx" not in answer
+
+
+def _nothing(_: Message) -> None:
+    """Leaves every field unset."""
+
+
+def _too_long(message: Message) -> None:
+    """Sets every string and bytes field, and one of each list, to more than any rule allows."""
+    for field in message.DESCRIPTOR.fields:
+        if field.cpp_type == field.CPPTYPE_STRING:
+            value: object = "x" * 100_000 if field.type == field.TYPE_STRING else b"x" * 2_000_000
+            if field.is_repeated:
+                getattr(message, field.name).append(value)
+            else:
+                setattr(message, field.name, value)
+
+
+def _negative(message: Message) -> None:
+    """Sets every number to less than any rule allows and every enum to a number nobody declared."""
+    for field in message.DESCRIPTOR.fields:
+        if field.cpp_type in {field.CPPTYPE_INT32, field.CPPTYPE_INT64, field.CPPTYPE_FLOAT, field.CPPTYPE_DOUBLE}:
+            setattr(message, field.name, -(2**31))
+        elif field.cpp_type == field.CPPTYPE_ENUM and field.is_repeated:
+            getattr(message, field.name).append(999)
+        elif field.cpp_type == field.CPPTYPE_ENUM:
+            setattr(message, field.name, 999)
+
+
+def _has_strings(message: Message) -> bool:
+    return any(field.cpp_type == field.CPPTYPE_STRING for field in message.DESCRIPTOR.fields)
