@@ -45,7 +45,6 @@ async def answers(data: Path, documents: int | None, questions: int, seed: int) 
     """Measures extract-1 alone, extract-20 alone and the cascade."""
     loaded = corpus.load(data, documents)
     asked = loaded.sample(questions, seed)
-    held_out = loaded.held_out()
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="headwater-bench-") as folder:
         data_dir = Path(folder) / "data"
@@ -59,7 +58,7 @@ async def answers(data: Path, documents: int | None, questions: int, seed: int) 
                 found = await _ask(await platform.tenant(TENANT), asked, f"{stage} alone")
             if other := {one.answer.stage for one in found} - {stage}:
                 raise CannotMeasureError(f"{stage} was to answer alone, and {', '.join(other)} did too")
-            figures += _alone(stage, found, held_out, share, p50)
+            figures += _alone(stage, found, loaded.held_out, share, p50)
         async with running(data_dir) as platform:
             figures += _together(await _ask(await platform.tenant(TENANT), asked, "the cascade"))
     return figures

@@ -48,6 +48,8 @@ class Corpus:
     titles: Mapping[str, str]
     """The title of each paragraph's article, by the paragraph's name."""
     questions: Sequence[Question]
+    held_out: frozenset[str]
+    """Titles of the articles that inference's weights and confidences were not fit on: half of them."""
 
     def documents(self) -> list[Document]:
         """One document a paragraph."""
@@ -67,12 +69,6 @@ class Corpus:
         """`count` of the questions, the same for the same `seed`."""
         return random.Random(seed).sample(self.questions, min(count, len(self.questions)))
 
-    def held_out(self) -> frozenset[str]:
-        """Titles of the articles that inference's weights and confidences were not fit on: half of them."""
-        titles = sorted(set(self.titles.values()))
-        random.Random(1).shuffle(titles)
-        return frozenset(titles[_ARTICLES_FITTED_ON:])
-
 
 def load(folder: Path, documents: int | None = None) -> Corpus:
     """Reads FILE in `folder`: its first `documents` paragraphs, or all, and the questions about those.
@@ -86,9 +82,11 @@ def load(folder: Path, documents: int | None = None) -> Corpus:
     names: dict[str, str] = {}
     titles: dict[str, str] = {}
     questions = []
+    every: set[str] = set()
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
+            every.add(row["title"])
             name = names.get(row["context"])
             if name is None:
                 if len(names) == documents:
@@ -97,7 +95,13 @@ def load(folder: Path, documents: int | None = None) -> Corpus:
                 titles[name] = row["title"]
             answers = tuple(dict.fromkeys(row["answers"]["text"]))
             questions.append(Question(row["question"], row["title"], name, answers))
-    return Corpus({name: text for text, name in names.items()}, titles, questions)
+    return Corpus({name: text for text, name in names.items()}, titles, questions, _held_out(every))
+
+
+def _held_out(titles: Iterable[str]) -> frozenset[str]:
+    shuffled = sorted(titles)
+    random.Random(1).shuffle(shuffled)
+    return frozenset(shuffled[_ARTICLES_FITTED_ON:])
 
 
 def normalized(text: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from time import monotonic, time
 
 import grpc
+import psutil
 from headwater.inference.v1 import inference_pb2
 from headwater.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from headwater.ingest.v1 import ingest_pb2
@@ -53,6 +54,15 @@ class Platform:
         """From the command until calls are answered."""
         self._channel = channel
         self._admin = _bearer((data_dir / "admin.key").read_text().strip())
+
+    def cpu_seconds(self) -> float:
+        """What the process and its children have computed so far."""
+        own = psutil.Process(self.pid)
+        times = own.cpu_times()
+        return sum(
+            (process.cpu_times().user + process.cpu_times().system for process in own.children(recursive=True)),
+            times.user + times.system + times.children_user + times.children_system,
+        )
 
     async def tenant(self, name: str) -> "Tenant":
         """The tenant of that name with a new key; it is created when there is none."""

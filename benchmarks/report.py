@@ -4,12 +4,14 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import grpc
 import psutil
 from rich.console import Console
 from rich.table import Table
@@ -45,12 +47,20 @@ def arguments(name: str, description: str, example: str, *, squad: bool = True) 
 def measured(title: str, as_json: bool, measure: Callable[[], Sequence[Figure]]) -> int:
     """Runs `measure`, prints its figures and returns the exit code: 1 when there is nothing to trust."""
     busy_before = os.getloadavg()[0]
+    # As Ctrl-C: the platform that was started must not outlive us.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         figures = measure()
     except CannotMeasureError as error:
         progress(f"not measured: {error}")
         return 1
-    note = f"{machine()}; load average before {busy_before:.1f}"
+    except grpc.aio.AioRpcError as error:
+        progress(f"not measured: a call failed with {error.code().name}: {error.details()}")
+        return 1
+    except KeyboardInterrupt:
+        progress("not measured: stopped")
+        return 130
+    note = f"{machine()}; load average {busy_before:.1f} before, {os.getloadavg()[0]:.1f} after"
     if as_json:
         json.dump({"title": title, "machine": note, "figures": [asdict(figure) for figure in figures]}, sys.stdout)
         sys.stdout.write("\n")

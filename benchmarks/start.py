@@ -67,7 +67,6 @@ def main() -> int:
     parser = arguments("start", __doc__ or "", "--runs 3", squad=False)
     parser.add_argument("--runs", type=int, default=3, help="starts of each kind; the median counts (3)")
     parser.add_argument("--documents", type=int, default=50, help="documents in the filled folder (50)")
-    parser.add_argument("--data", help="not used: there so that all benchmarks take the same options")
     chosen = parser.parse_args()
     return measured("Start", chosen.json, lambda: asyncio.run(start(chosen.runs, chosen.documents)))
 

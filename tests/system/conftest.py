@@ -39,7 +39,7 @@ class Platform:
         """Metadata of the platform's own key."""
         return bearer(self.admin_key)
 
-    def tenant_key(self, tenant: str, *scopes: str) -> str:
+    def tenant_key(self, tenant: str, *scopes: int) -> str:
         """A new key of `tenant`, which is created when there is none."""
         with grpc.insecure_channel(self.address) as channel:
             stub = TenantServiceStub(channel)
@@ -50,7 +50,7 @@ class Platform:
             request = tenants_pb2.IssueKeyRequest(tenant_id=tenant, scopes=scopes)  # type: ignore[arg-type]
             return stub.IssueKey(request, metadata=self.admin, timeout=10).api_key
 
-    def tenant(self, tenant: str, *scopes: str) -> Metadata:
+    def tenant(self, tenant: str, *scopes: int) -> Metadata:
         """Metadata with a new key of `tenant`."""
         return bearer(self.tenant_key(tenant, *scopes))
 

@@ -140,7 +140,7 @@ async def test_a_key_without_the_methods_scope_is_denied(
     """Every scope but the right ones is not enough."""
     allowed = set(method.GetOptions().Extensions[auth_pb2.access].any_scope)
     others = [number for number in auth_pb2.Scope.values() if number not in {0, auth_pb2.SCOPE_ADMIN, *allowed}]
-    metadata = platform.tenant("acme", *others)  # type: ignore[arg-type]
+    metadata = platform.tenant("acme", *others)
     code, _ = await invoke(channel, method, CALLS[name_of(method)].requests("any"), metadata)
     assert code == "PERMISSION_DENIED"
 
