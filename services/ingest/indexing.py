@@ -134,8 +134,8 @@ class Indexing:
         return True
 
     async def _parsed(self, tenant: TenantId, document: Document) -> tuple[str, list[Chunk]]:
-        with tempfile.TemporaryDirectory(prefix="headwater-") as folder:
-            path = Path(folder) / "document"
+        with tempfile.NamedTemporaryFile(prefix="headwater-") as file:
+            path = Path(file.name)
             await self._blobs.fetch(tenant, document.document_id, document.upload_id, path)
             return await self._cut(path, document.name)
 

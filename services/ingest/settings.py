@@ -15,7 +15,9 @@ class IngestSettings(Section):
     )
     max_document_bytes: int = Field(default=64 * MIB, ge=1, description="largest document taken")
     max_uploads: int = Field(default=32, ge=1, description="uploads in progress before new ones are refused")
-    workers: int = Field(default=8, ge=1, le=256, description="documents indexed at the same time")
+    workers: int = Field(
+        default=16, ge=1, le=256, description="documents indexed at the same time; they share the model's batches"
+    )
     slice_chunks: int = Field(default=64, ge=1, le=1024, description="chunks embedded, told and stored in one step")
     straggler_age: timedelta = Field(
         default=timedelta(minutes=5), description="a document that waits for longer is told of again"

@@ -36,7 +36,7 @@ class MeteringSettings(Section):
         default=timedelta(seconds=120), description="after this long without a word a usage event is delivered again"
     )
     rollup_interval: timedelta = Field(
-        default=timedelta(seconds=1), description="shortest time between two rollups; bounds how late costs show"
+        default=timedelta(seconds=2), description="shortest time between two rollups; bounds how late costs show"
     )
     rollup_overlap: timedelta = Field(
         default=timedelta(seconds=60),
