@@ -164,15 +164,10 @@ async def _open_roles(
     if Role.INGEST in roles:
         blobs = open_blobs(_secret(settings.ingest.object_store_url), settings.data_dir / "documents")
         if worker and store and embedder:
+            drain = settings.process.drain_timeout
             await stack.enter_async_context(
                 ingest.working(
-                    settings.ingest,
-                    bus=bus,
-                    blobs=blobs,
-                    store=store,
-                    embedder=embedder,
-                    prices=prices,
-                    drain_timeout=settings.process.drain_timeout,
+                    settings.ingest, drain, bus=bus, blobs=blobs, store=store, embedder=embedder, prices=prices
                 )
             )
         if api:

@@ -55,13 +55,13 @@ async def serving(settings: IngestSettings, *, bus: Bus, blobs: Blobs, server: R
 @asynccontextmanager
 async def working(
     settings: IngestSettings,
+    drain_timeout: timedelta,
     *,
     bus: Bus,
     blobs: Blobs,
     store: VectorStore,
     embedder: Embedder,
     prices: PriceBook,
-    drain_timeout: timedelta,
 ) -> AsyncIterator[None]:
     """The worker: indexes what was accepted."""
     parse_limits = ParseLimits(
