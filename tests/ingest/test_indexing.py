@@ -1,0 +1,285 @@
+"""Indexing on real stores and a real bus: every order of wishes and every crash ends in line with the record."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import pytest
+
+from services.contracts.events import DocumentDeleted, DocumentFailed, DocumentIndexed, Event, UsageSettled
+from services.contracts.failures import Busy, Rejected
+from services.contracts.prices import PriceBook
+from services.contracts.streams import DOCUMENTS_BUCKET
+from services.contracts.tenants import TenantId
+from services.ingest.accepting import Accepting
+from services.ingest.blobs import Blobs, open_blobs
+from services.ingest.documents import Document, Documents, State
+from services.ingest.indexing import Indexing
+from services.knowledge.edge import EdgeStore
+from services.knowledge.embedder import Embeddings, Priority
+from services.knowledge.passages import Chunk, Point
+from services.knowledge.settings import VectorStoreSettings
+from services.knowledge.store import VectorStore
+from services.runtime.bus import Bus
+
+ACME = TenantId("acme")
+NAME = "notes.txt"
+
+
+class EmbedderFake:
+    """Unit vectors and a token a word."""
+
+    provider, model, dimension, window_tokens = "local", "all-minilm-l6-v2", 4, 254
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def token_spans(self, text: str) -> list[tuple[int, int]]:
+        return [(0, len(text))]
+
+    async def embed(self, texts: Sequence[str], priority: Priority) -> Embeddings:
+        self.texts += texts
+        vectors = np.zeros((len(texts), 4), dtype=np.float32)
+        vectors[:, 0] = 1
+        return Embeddings(vectors, tuple(len(text.split()) for text in texts))
+
+
+async def lines(path: Path, name: str) -> tuple[str, list[Chunk]]:
+    """Cuts a file into its lines."""
+    text, chunks, start = path.read_text(), [], 0
+    if "broken" in text:
+        raise Rejected("BROKEN_FILE", "it is broken")
+    for line in text.splitlines(keepends=True):
+        chunks.append(Chunk(line.rstrip("\n"), start, start + len(line.rstrip("\n"))))
+        start += len(line)
+    return "text/plain", chunks
+
+
+class Bench:
+    """Indexing and what it stands on."""
+
+    def __init__(self, documents: Documents, blobs: Blobs, store: VectorStore) -> None:
+        self.documents, self.blobs, self.store = documents, blobs, store
+        self.embedder, self.told = EmbedderFake(), list[Event]()
+        self.accepting = Accepting(documents, blobs, self.tell, max_document_bytes=1000, max_uploads=2)
+
+    async def tell(self, event: Event) -> None:
+        self.told.append(event)
+
+    def indexing(
+        self,
+        *,
+        tell: Callable[[Event], Awaitable[None]] | None = None,
+        store: object | None = None,
+        cut: Callable[[Path, str], Awaitable[tuple[str, list[Chunk]]]] = lines,
+    ) -> Indexing:
+        """A worker, with a part of it replaced."""
+        chosen: VectorStore = store or self.store  # type: ignore[assignment]
+        return Indexing(
+            self.documents, self.blobs, chosen, self.embedder, PriceBook({}), tell or self.tell, cut, slice_chunks=2
+        )
+
+    async def put(self, text: str) -> Document:
+        """Accepts a document."""
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield text.encode()
+
+        document, _ = await self.accepting.put(ACME, "doc", NAME, pieces())
+        return document
+
+    async def state(self) -> State | None:
+        """Where the document is."""
+        found = await self.documents.find(ACME, "doc")
+        return None if found is None else found[0].state
+
+    def usage(self) -> list[UsageSettled]:
+        """The distinct usage events told."""
+        return list({e.event_id: e for e in self.told if isinstance(e, UsageSettled)}.values())
+
+
+@pytest.fixture
+async def bench(bus: Bus, tmp_path: Path) -> AsyncIterator[Bench]:
+    """On a bus, blobs and vectors of the test's own."""
+    store = await EdgeStore.opened(tmp_path / "vectors", model="fake", dimension=4, settings=VectorStoreSettings())
+    yield Bench(Documents(await bus.bucket(DOCUMENTS_BUCKET)), open_blobs(None, tmp_path / "blobs"), store)
+    await store.close()
+
+
+async def test_a_document_is_indexed_and_charged_by_its_words(bench: Bench) -> None:
+    """Points, record, usage and outcome agree."""
+    await bench.put("one two\nthree\nfour five six\n")
+    await bench.indexing().reconcile(ACME, "doc")
+    assert await bench.state() is State.INDEXED
+    assert await bench.store.count(ACME) == 3
+    assert [event.tokens.uncached_input for event in bench.usage()] == [3, 3]
+    assert [type(event) for event in bench.told if isinstance(event, DocumentIndexed)] == [DocumentIndexed]
+
+
+async def test_only_what_changed_is_embedded(bench: Bench) -> None:
+    """A new version keeps the vectors of the lines it kept, moves them and removes what is gone."""
+    await bench.put("one\ntwo\nthree\n")
+    await bench.indexing().reconcile(ACME, "doc")
+    bench.embedder.texts.clear()
+    await bench.put("zero\none\nthree\n")
+    await bench.indexing().reconcile(ACME, "doc")
+    assert bench.embedder.texts == ["zero"]
+    assert await bench.store.count(ACME) == 3
+
+
+async def test_a_crash_after_telling_charges_the_slice_once(bench: Bench) -> None:
+    """What was embedded but not stored is embedded again under the same event, with the same time and price."""
+    await bench.put("one\ntwo\nthree\nfour\nfive\n")
+
+    class Crashing:
+        """Stores one slice, then the process dies."""
+
+        def __init__(self, store: VectorStore) -> None:
+            self.store, self.left = store, 1
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.store, name)
+
+        async def upsert(self, tenant: TenantId, points: Sequence[Point]) -> None:
+            if self.left == 0:
+                raise KeyboardInterrupt
+            self.left -= 1
+            await self.store.upsert(tenant, points)
+
+    with pytest.raises(KeyboardInterrupt):
+        await bench.indexing(store=Crashing(bench.store)).reconcile(ACME, "doc")
+    before = bench.usage()
+    await bench.indexing().reconcile(ACME, "doc")
+    assert len(before) == 2
+    assert len(bench.usage()) == 3
+    assert bench.usage()[:2] == before
+    assert sum(event.tokens.uncached_input for event in bench.usage()) == 5
+    assert await bench.store.count(ACME) == 5
+
+
+async def test_untold_usage_is_not_stored(bench: Bench) -> None:
+    """When the bus is away the chunks are not stored either: nothing is searchable that nobody was charged for."""
+    await bench.put("one\n")
+
+    async def away(event: Event) -> None:
+        raise Busy("BUS_AWAY", "away")
+
+    with pytest.raises(Busy):
+        await bench.indexing(tell=away).reconcile(ACME, "doc")
+    assert await bench.store.count(ACME) == 0
+    assert await bench.state() is State.ACCEPTED
+
+
+async def test_a_version_put_meanwhile_wins(bench: Bench) -> None:
+    """The worker that is overtaken looks again and leaves only the newest version's points."""
+    await bench.put("old one\nold two\n")
+    overtaken = False
+
+    async def overtake(path: Path, name: str) -> tuple[str, list[Chunk]]:
+        nonlocal overtaken
+        cut = await lines(path, name)
+        if not overtaken:
+            overtaken = True
+            await bench.put("new\n")
+        return cut
+
+    await bench.indexing(cut=overtake).reconcile(ACME, "doc")
+    assert await bench.state() is State.INDEXED
+    assert await bench.store.count(ACME) == 1
+    assert bench.embedder.texts[-1] == "new"
+
+
+async def test_a_deletion_meanwhile_wins(bench: Bench) -> None:
+    """Nothing comes back to life behind a deletion."""
+    await bench.put("one\ntwo\n")
+
+    async def delete(path: Path, name: str) -> tuple[str, list[Chunk]]:
+        cut = await lines(path, name)
+        await bench.accepting.delete(ACME, "doc")
+        return cut
+
+    await bench.indexing(cut=delete).reconcile(ACME, "doc")
+    assert await bench.state() is None
+    assert await bench.store.count(ACME) == 0
+    assert any(isinstance(event, DocumentDeleted) for event in bench.told)
+
+
+async def test_a_broken_version_fails_and_leaves_the_old_points(bench: Bench) -> None:
+    """The record says which version is found."""
+    good = await bench.put("one\n")
+    await bench.indexing().reconcile(ACME, "doc")
+    await bench.put("broken\n")
+    await bench.indexing().reconcile(ACME, "doc")
+    record, _ = await bench.documents.get(ACME, "doc")
+    assert (record.state, record.failure_code) == (State.FAILED, "BROKEN_FILE")
+    assert record.indexed_version == good.version
+    assert await bench.store.count(ACME) == 1
+    assert any(isinstance(event, DocumentFailed) for event in bench.told)
+
+
+async def test_a_redelivery_tells_the_outcome_again_under_the_same_id(bench: Bench) -> None:
+    """A crash between the record and the event does not keep the outcome from those who wait."""
+    await bench.put("one\n")
+    for _ in range(2):
+        await bench.indexing().reconcile(ACME, "doc")
+    outcomes = [event for event in bench.told if isinstance(event, DocumentIndexed)]
+    assert len(outcomes) == 2
+    assert outcomes[0] == outcomes[1]
+
+
+async def test_lost_bytes_are_a_failure_with_a_reason(bench: Bench) -> None:
+    """Not a message that is tried for ever."""
+    document = await bench.put("one\n")
+    await bench.blobs.delete(ACME, "doc", document.upload_id)
+    await bench.indexing().reconcile(ACME, "doc")
+    record, _ = await bench.documents.get(ACME, "doc")
+    assert record.failure_code == "BLOB_MISSING"
+
+
+async def test_putting_the_same_bytes_again_does_nothing(bench: Bench) -> None:
+    """And tells again of a document that still waits, so that a lost event is made up for."""
+    first = await bench.put("one\n")
+    again = await bench.put("one\n")
+    assert again.upload_id == first.upload_id
+    assert len({event.event_id for event in bench.told}) == 1
+
+
+async def test_replaced_bytes_are_removed(bench: Bench, tmp_path: Path) -> None:
+    """Blobs of versions that nobody wants any more do not pile up."""
+    for text in ("a\n", "b\n", "c\n"):
+        await bench.put(text)
+    await bench.indexing().reconcile(ACME, "doc")
+    await bench.put("d\n")
+    await bench.indexing().reconcile(ACME, "doc")
+    assert sum(1 for path in (tmp_path / "blobs").rglob("*") if path.is_file()) == 1
+
+
+async def test_too_many_uploads_are_refused(bench: Bench) -> None:
+    """The third at a time is told to come back."""
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"x"
+        with pytest.raises(Exception, match="too many uploads"):
+            await third
+        yield b"y"
+
+    async def nothing() -> AsyncIterator[bytes]:
+        yield b"z"
+
+    async def second() -> AsyncIterator[bytes]:
+        yield b"x"
+        await bench.accepting.put(ACME, "first", NAME, slow())
+        yield b"y"
+
+    third = bench.accepting.put(ACME, "third", NAME, nothing())
+    await bench.accepting.put(ACME, "second", NAME, second())
+
+
+async def test_a_blob_can_be_read_back(bench: Bench, tmp_path: Path) -> None:
+    """What went in comes out, whole."""
+    upload = uuid4()
+    await bench.blobs.put(ACME, "doc", upload, BytesIO(b"x" * 3_000_000))
+    await bench.blobs.fetch(ACME, "doc", upload, tmp_path / "back")
+    assert (tmp_path / "back").stat().st_size == 3_000_000

@@ -1,0 +1,92 @@
+"""Search: charged to the caller's tenant, once a call, by an id that no client can choose."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import numpy as np
+import pytest
+
+from services.contracts.events import Event, UsageSettled
+from services.contracts.failures import Busy
+from services.contracts.prices import PriceBook
+from services.contracts.tenants import TenantId
+from services.knowledge.embedder import Embeddings, Priority
+from services.knowledge.passages import Hit
+from services.knowledge.store import HybridQuery, VectorStore
+from services.retrieval.search import Search
+from services.runtime.calls import begin_call
+
+ACME = TenantId("acme")
+SAME_ID = "11111111-2222-4333-8444-555555555555"
+
+
+class EmbedderFake:
+    """Two tokens a text."""
+
+    provider, model, dimension, window_tokens = "local", "all-minilm-l6-v2", 2, 254
+
+    def token_spans(self, text: str) -> list[tuple[int, int]]:
+        return []
+
+    async def embed(self, texts: Sequence[str], priority: Priority) -> Embeddings:
+        assert priority is Priority.QUESTION
+        return Embeddings(np.ones((len(texts), 2), dtype=np.float32), (2,) * len(texts))
+
+
+class StoreFake(VectorStore):
+    """Remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[TenantId, HybridQuery]] = []
+
+    async def search(self, tenant: TenantId, query: HybridQuery) -> list[Hit]:
+        self.asked.append((tenant, query))
+        return []
+
+
+def search_with(told: list[Event]) -> tuple[Search, StoreFake]:
+    """A search and its store."""
+
+    async def tell(event: Event) -> None:
+        told.append(event)
+
+    store = StoreFake()  # type: ignore[abstract]
+    return Search(store, EmbedderFake(), PriceBook({}), tell), store
+
+
+async def test_each_call_is_charged_though_the_client_repeats_its_request_id() -> None:
+    """A request id is a label: using it twice does not make the second call free."""
+    told: list[Event] = []
+    search, _ = search_with(told)
+    for _ in range(2):
+        begin_call(SAME_ID, "", timedelta(seconds=5))
+        await search.search(ACME, "q", limit=1, feature="help")
+    first, second = told
+    assert isinstance(first, UsageSettled)
+    assert isinstance(second, UsageSettled)
+    assert first.event_id != second.event_id
+    assert str(first.request_id) == str(second.request_id) == SAME_ID
+    assert (first.tenant, first.feature, first.tokens.uncached_input) == ("acme", "help", 2)
+    assert first.cost_usd > 0
+
+
+async def test_the_store_is_asked_for_the_callers_tenant() -> None:
+    """Filters and limits reach the engine with the tenant."""
+    search, store = search_with([])
+    begin_call(None, "", timedelta(seconds=5))
+    await search.search(ACME, "q", limit=3, document_ids=["d"], min_similarity=0.5)
+    ((tenant, query),) = store.asked
+    assert tenant == ACME
+    assert (query.limit, query.document_ids, query.min_similarity) == (3, ("d",), 0.5)
+
+
+async def test_untold_usage_gives_no_result() -> None:
+    """A search that cannot be accounted fails instead of being free."""
+
+    async def away(event: Event) -> None:
+        raise Busy("BUS_AWAY", "away")
+
+    search = Search(StoreFake(), EmbedderFake(), PriceBook({}), away)  # type: ignore[abstract]
+    begin_call(None, "", timedelta(seconds=5))
+    with pytest.raises(Busy):
+        await search.search(ACME, "q", limit=1)
