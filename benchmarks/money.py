@@ -78,12 +78,12 @@ async def money(data: Path, tenants: int, documents: int, questions: int, seed: 
     answered = sum(said.values(), Decimal(0))
     return [
         Figure("events in the ledger", f"{len(ledger):,}", "", _by_service(ledger)),
-        Figure("dollars in cost_hourly", f"{sum(sums.values()):f}", "the ledger's", f"ledger {total:f}"),
+        Figure("dollars in cost_hourly", f"{sum(sums.values()):.12f}", "the ledger's", f"ledger {total:.12f}"),
         *(
-            Figure(f"dollars of {name}", f"{sums[name]:f}", "the ledger's", f"answers said {said[name]:f}")
+            Figure(f"dollars of {name}", f"{sums[name]:.12f}", "the ledger's", f"answers said {said[name]:.12f}")
             for name in sums
         ),
-        Figure("dollars the answers said they cost", f"{answered:f}", "the ledger's without indexing"),
+        Figure("dollars the answers said they cost", f"{answered:.12f}", "the ledger's without indexing"),
         Figure("told to queryable in cost_hourly, p50", f"{quantile(lags, 0.5):.2f} s"),
         Figure("told to queryable in cost_hourly, p95", f"{quantile(lags, 0.95):.2f} s"),
     ]
