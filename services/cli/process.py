@@ -31,6 +31,7 @@ from services.runtime.identity import KeyStore, new_key
 from services.runtime.nats_server import embedded_nats_server
 from services.runtime.process import announced, exclusive, write_private
 from services.runtime.rpc import RpcServer
+from services.runtime.seen_through import until_all_seen_through
 from services.runtime.telemetry import log
 
 ADMIN_SCOPES = frozenset({"SCOPE_ADMIN"})
@@ -64,6 +65,7 @@ async def running(settings: Settings, roles: frozenset[Role], only: Half | None)
         Busy: something that is needed is away, in use or taken.
     """
     check_roles(settings, roles)
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     async with AsyncExitStack() as stack:
         bus = await _open_bus(settings, stack)
         if settings.bus.url is None:
@@ -74,6 +76,7 @@ async def running(settings: Settings, roles: frozenset[Role], only: Half | None)
         server = RpcServer(settings.rpc, keys)
         address = server.listen()
         await _open_roles(settings, roles, only, bus, keys, server, stack)
+        stack.push_async_callback(until_all_seen_through, settings.process.drain_timeout)
         await stack.enter_async_context(server.serving(settings.process.drain_timeout))
         if roles == ALL_ROLES:
             stack.enter_context(announced(settings.data_dir, address))

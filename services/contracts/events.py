@@ -23,6 +23,9 @@ MAX_TOKENS_PER_CALL = 100_000_000
 TenantField = Annotated[TenantId, Field(pattern=TENANT_ID_PATTERN)]
 TokenCount = Annotated[int, Field(ge=0, le=MAX_TOKENS_PER_CALL)]
 Label = Annotated[str, Field(max_length=200)]
+DocumentId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
+ContentHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256 in hex."""
 
 
 def derived_id(*parts: str | int) -> UUID:
@@ -66,8 +69,8 @@ class DocumentAccepted(Event):
     name = "document_accepted"
     owners = ("ingest",)
 
-    document_id: str
-    version: str
+    document_id: DocumentId
+    version: ContentHash
 
 
 class DocumentIndexed(Event):
@@ -76,8 +79,8 @@ class DocumentIndexed(Event):
     name = "document_indexed"
     owners = ("ingest",)
 
-    document_id: str
-    version: str
+    document_id: DocumentId
+    version: ContentHash
     chunk_count: NonNegativeInt
 
 
@@ -87,8 +90,8 @@ class DocumentFailed(Event):
     name = "document_failed"
     owners = ("ingest",)
 
-    document_id: str
-    version: str
+    document_id: DocumentId
+    version: ContentHash
     reason: str
     """A constant in UPPER_SNAKE_CASE."""
 
@@ -99,7 +102,7 @@ class DocumentDeleted(Event):
     name = "document_deleted"
     owners = ("ingest",)
 
-    document_id: str
+    document_id: DocumentId
 
 
 class TokenUsage(BaseModel):

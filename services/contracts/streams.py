@@ -69,7 +69,10 @@ STREAMS = (DOCUMENTS_STREAM, USAGE_STREAM, DEAD_LETTERS_STREAM)
 TENANTS_BUCKET = BucketSpec("tenants", "who may use the platform", max_bytes=64 * MIB)
 KEYS_BUCKET = BucketSpec("keys", "hashes of API keys and their scopes", max_bytes=64 * MIB)
 DOCUMENTS_BUCKET = BucketSpec("documents", "one record a document, by tenant")
-BUCKETS = (TENANTS_BUCKET, KEYS_BUCKET, DOCUMENTS_BUCKET)
+TURNS_BUCKET = BucketSpec(
+    "turns", "which documents a worker is at; expires with a worker that died", ttl=timedelta(seconds=30)
+)
+BUCKETS = (TENANTS_BUCKET, KEYS_BUCKET, DOCUMENTS_BUCKET, TURNS_BUCKET)
 
 
 def dead_letter_subject(consumer: str, tenant: str) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -34,12 +35,17 @@ class Accepting:
         *,
         max_document_bytes: int,
         max_uploads: int,
+        max_uploads_per_tenant: int,
+        idle_timeout: timedelta,
     ) -> None:
         self._documents = documents
         self._blobs = blobs
         self._tell = tell
         self._max_document_bytes = max_document_bytes
-        self._uploads_left = max_uploads
+        self._max_uploads = max_uploads
+        self._max_uploads_per_tenant = max_uploads_per_tenant
+        self._idle_timeout_s = idle_timeout.total_seconds()
+        self._uploads: Counter[TenantId] = Counter()
 
     async def put(
         self, tenant: TenantId, document_id: str, name: str, pieces: AsyncIterator[bytes]
@@ -51,7 +57,7 @@ class Accepting:
             Exhausted: too many uploads are in progress.
             Busy: the bus or the object store is away; nothing was accepted.
         """
-        async with self._upload_slot():
+        async with self._upload_slot(tenant):
             with tempfile.SpooledTemporaryFile(max_size=_SPOOL_IN_MEMORY_BYTES) as spool:
                 version, size = await self._receive(pieces, spool)
                 return await self._accept(tenant, document_id, name, version, size, spool)
@@ -82,18 +88,21 @@ class Accepting:
         return count
 
     @asynccontextmanager
-    async def _upload_slot(self) -> AsyncIterator[None]:
-        if self._uploads_left <= 0:
+    async def _upload_slot(self, tenant: TenantId) -> AsyncIterator[None]:
+        """One tenant's silent uploads must not keep the others out."""
+        full = self._uploads.total() >= self._max_uploads
+        if full or self._uploads[tenant] >= self._max_uploads_per_tenant:
             raise Exhausted("TOO_MANY_UPLOADS", "too many uploads are in progress", retry_after=timedelta(seconds=1))
-        self._uploads_left -= 1
+        self._uploads[tenant] += 1
         try:
             yield
         finally:
-            self._uploads_left += 1
+            self._uploads[tenant] -= 1
+            self._uploads += Counter()  # drops tenants that have none
 
     async def _receive(self, pieces: AsyncIterator[bytes], spool: IO[bytes]) -> tuple[str, int]:
         digest, size = hashlib.sha256(), 0
-        async for piece in pieces:
+        async for piece in self._unless_idle(pieces):
             size += len(piece)
             if size > self._max_document_bytes * _HEARD_OUT:
                 break
@@ -107,6 +116,18 @@ class Accepting:
         if size == 0:
             raise Rejected("EMPTY_FILE", "the document has no bytes")
         return digest.hexdigest(), size
+
+    async def _unless_idle(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        while True:
+            try:
+                async with asyncio.timeout(self._idle_timeout_s):
+                    piece = await anext(pieces, None)
+            except TimeoutError:
+                limit = f"{self._idle_timeout_s:g} s"
+                raise Rejected("UPLOAD_IDLE", f"nothing came for {limit}: send the pieces without pauses") from None
+            if piece is None:
+                return
+            yield piece
 
     async def _accept(
         self, tenant: TenantId, document_id: str, name: str, version: str, size: int, content: IO[bytes]

@@ -1,9 +1,10 @@
 """Indexing: brings what the stores hold in line with what a document's record wants.
 
 One step does it all, whatever happened before: read the record, do what it wants, write the outcome if the record is
-still the same, else look again. A crash at any point is followed by the same step, and deterministic ids make every
-write of it repeatable. Usage is told after a slice of chunks was embedded and before it is stored: a crash between the
-two embeds the slice again under the same event id, and after it the slice is found stored and is not embedded again.
+still the same, else look again. One worker at a time is at a document, so none writes behind another's back. A crash
+at any point is followed by the same step, and deterministic ids make every write of it repeatable. Usage is told after
+a slice of chunks was embedded and before it is stored: a crash between the two embeds the slice again under the same
+event id, and after it the slice is found stored and is not embedded again.
 """
 
 import tempfile
@@ -27,6 +28,7 @@ from services.contracts.prices import PriceBook
 from services.contracts.tenants import TenantId
 from services.ingest.blobs import Blobs
 from services.ingest.documents import Document, Documents, State
+from services.ingest.turns import Turns
 from services.knowledge.embedder import Embedder, Priority
 from services.knowledge.passages import Chunk, Passage, Point, point_id
 from services.knowledge.store import VectorStore
@@ -40,6 +42,7 @@ class Indexing:
     def __init__(
         self,
         documents: Documents,
+        turns: Turns,
         blobs: Blobs,
         store: VectorStore,
         embedder: Embedder,
@@ -51,6 +54,7 @@ class Indexing:
     ) -> None:
         """`cut` parses a file under its name into its media type and chunks; it raises Rejected."""
         self._documents = documents
+        self._turns = turns
         self._blobs = blobs
         self._store = store
         self._embedder = embedder
@@ -63,8 +67,12 @@ class Indexing:
         """Brings the stores in line with the document's record and tells what came of it.
 
         Raises:
-            Busy: a store or the bus is away, or the record keeps changing.
+            Busy: a store or the bus is away, another process is at the document, or the record keeps changing.
         """
+        async with self._turns.of(tenant, document_id):
+            await self._reconcile(tenant, document_id)
+
+    async def _reconcile(self, tenant: TenantId, document_id: str) -> None:
         for _ in range(_ROUNDS):
             found = await self._documents.find(tenant, document_id)
             if found is None:

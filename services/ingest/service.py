@@ -11,7 +11,7 @@ from headwater.ingest.v1.ingest_pb2_grpc import add_IngestServiceServicer_to_ser
 
 from services.contracts.events import DocumentAccepted
 from services.contracts.prices import PriceBook
-from services.contracts.streams import DOCUMENTS_BUCKET, DOCUMENTS_STREAM
+from services.contracts.streams import DOCUMENTS_BUCKET, DOCUMENTS_STREAM, TURNS_BUCKET
 from services.ingest.accepting import Accepting, keep_announcing
 from services.ingest.blobs import Blobs
 from services.ingest.chunking import ChunkLimits, chunks_of
@@ -21,6 +21,7 @@ from services.ingest.indexing import Indexing
 from services.ingest.parsing import ParseLimits, Parser
 from services.ingest.rpc import IngestRpc
 from services.ingest.settings import IngestSettings
+from services.ingest.turns import Turns
 from services.knowledge.embedder import Embedder
 from services.knowledge.passages import Chunk
 from services.knowledge.store import VectorStore
@@ -41,6 +42,8 @@ async def serving(settings: IngestSettings, *, bus: Bus, blobs: Blobs, server: R
         partial(bus.publish, NAME),
         max_document_bytes=settings.max_document_bytes,
         max_uploads=settings.max_uploads,
+        max_uploads_per_tenant=settings.max_uploads_per_tenant,
+        idle_timeout=settings.upload_idle_timeout,
     )
     server.add(add_IngestServiceServicer_to_server, IngestRpc(accepting, documents, bus))
     announcing = asyncio.create_task(
@@ -79,6 +82,7 @@ async def working(
         parser = await stack.enter_async_context(Parser(parse_limits, settings.parsers))
         indexing = Indexing(
             Documents(await bus.bucket(DOCUMENTS_BUCKET)),
+            Turns(await bus.bucket(TURNS_BUCKET), TURNS_BUCKET.ttl),
             blobs,
             store,
             embedder,

@@ -14,7 +14,11 @@ class IngestSettings(Section):
         default=None, description="s3://, gs://, az:// or file:// URL for raw documents; unset uses the data folder"
     )
     max_document_bytes: int = Field(default=64 * MIB, ge=1, description="largest document taken")
-    max_uploads: int = Field(default=32, ge=1, description="uploads in progress before new ones are refused")
+    max_uploads: int = Field(default=64, ge=1, description="uploads in progress before new ones are refused")
+    max_uploads_per_tenant: int = Field(default=16, ge=1, description="of them, one tenant's")
+    upload_idle_timeout: timedelta = Field(
+        default=timedelta(seconds=30), description="longest wait for the next piece of an upload"
+    )
     workers: int = Field(
         default=16, ge=1, le=256, description="documents indexed at the same time; they share the model's batches"
     )

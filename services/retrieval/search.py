@@ -13,6 +13,7 @@ from services.knowledge.embedder import Embedder, Embeddings, Priority
 from services.knowledge.passages import Hit, Vector
 from services.knowledge.store import HybridQuery, VectorStore
 from services.runtime.calls import call_id, request_id
+from services.runtime.seen_through import seen_through
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Search:
         Raises:
             Busy: the embedder's queue is full, or the store or the bus is away.
         """
-        embedded, charge = await self._embed(tenant, [query], "search", feature)
+        embedded, charge = await seen_through(self._embed(tenant, [query], "search", feature))
         wanted = HybridQuery(
             vector=embedded.vectors[0],
             text=query,
@@ -66,12 +67,13 @@ class Search:
         Raises:
             Busy: the embedder's queue is full, or the bus is away.
         """
-        embedded, charge = await self._embed(tenant, texts, "embed", feature)
+        embedded, charge = await seen_through(self._embed(tenant, texts, "embed", feature))
         return embedded.vectors, charge
 
     async def _embed(
         self, tenant: TenantId, texts: Sequence[str], stage: str, feature: str
     ) -> tuple[Embeddings, Charge]:
+        """Embeds and charges. Seen through by its callers: what the model computes is charged, whoever left."""
         started, now = time.monotonic(), truncated_to_millis(datetime.now(UTC))
         embedded = await self._embedder.embed(texts, Priority.QUESTION)
         usage = TokenUsage(uncached_input=sum(embedded.tokens))

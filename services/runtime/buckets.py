@@ -14,7 +14,7 @@ from nats.js import JetStreamContext
 from nats.js.api import DeliverPolicy
 from nats.js.kv import KV_DEL, KV_OP, KV_PURGE, KeyValue
 
-from services.contracts.failures import Busy, Conflict
+from services.contracts.failures import Busy, Conflict, Rejected
 from services.contracts.streams import BucketSpec
 from services.runtime.reading import stored
 
@@ -38,7 +38,7 @@ class Entry:
 
 
 class Bucket:
-    """One bucket. Every method raises ``Busy`` when the bus is away."""
+    """One bucket. Every method raises ``Busy`` when the bus is away and ``Rejected`` for what can be no key."""
 
     def __init__(self, spec: BucketSpec, js: JetStreamContext, kv: KeyValue) -> None:
         self._spec = spec
@@ -51,20 +51,17 @@ class Bucket:
 
     async def get(self, key: str) -> Entry | None:
         """The key's value, or None when it has none."""
-        try:
-            entry = await self._kv.get(key)
-        except nats.js.errors.KeyNotFoundError:
-            return None
-        except (nats.errors.Error, TimeoutError) as error:
-            raise self._busy() from error
+        with self._translated(key):
+            try:
+                entry = await self._kv.get(key)
+            except nats.js.errors.KeyNotFoundError:
+                return None
         return Entry(key, entry.value or b"", entry.revision or 0)
 
     async def put(self, key: str, value: bytes) -> int:
         """Sets the value whatever it was; returns the revision."""
-        try:
+        with self._translated(key):
             return await self._kv.put(key, value)
-        except (nats.errors.Error, TimeoutError) as error:
-            raise self._busy() from error
 
     async def create(self, key: str, value: bytes) -> int:
         """Sets the value of a key that has none.
@@ -72,12 +69,8 @@ class Bucket:
         Raises:
             Conflict: it has one.
         """
-        try:
+        with self._translated(key):
             return await self._kv.create(key, value)
-        except nats.js.errors.KeyWrongLastSequenceError as error:
-            raise self._conflict(key) from error
-        except (nats.errors.Error, TimeoutError) as error:
-            raise self._busy() from error
 
     async def update(self, key: str, value: bytes, revision: int) -> int:
         """Sets the value if its revision is still `revision`.
@@ -85,12 +78,8 @@ class Bucket:
         Raises:
             Conflict: somebody else changed it.
         """
-        try:
+        with self._translated(key):
             return await self._kv.update(key, value, last=revision)
-        except nats.js.errors.KeyWrongLastSequenceError as error:
-            raise self._conflict(key) from error
-        except (nats.errors.Error, TimeoutError) as error:
-            raise self._busy() from error
 
     async def delete(self, key: str, revision: int) -> None:
         """Removes the key if its revision is still `revision`.
@@ -98,14 +87,8 @@ class Bucket:
         Raises:
             Conflict: somebody else changed it.
         """
-        try:
+        with self._translated(key):
             await self._kv.delete(key, last=revision)
-        except nats.js.errors.APIError as error:
-            if error.err_code == _WRONG_REVISION:
-                raise self._conflict(key) from error
-            raise self._busy() from error
-        except (nats.errors.Error, TimeoutError) as error:
-            raise self._busy() from error
 
     async def entries(self, pattern: str = ">") -> list[Entry]:
         """The values of all keys that match a subject pattern, by key."""
@@ -206,8 +189,18 @@ class Bucket:
         key = message.subject.removeprefix(self._prefix)
         return Entry(key, message.data, message.metadata.sequence.stream, operation in _GONE)
 
+    @contextmanager
+    def _translated(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except nats.js.errors.InvalidKeyError as error:
+            raise Rejected("KEY_INVALID", f"bucket {self._spec.name} takes no such key") from error
+        except (nats.errors.Error, TimeoutError) as error:
+            changed = isinstance(error, nats.js.errors.KeyWrongLastSequenceError)
+            if not changed and getattr(error, "err_code", None) != _WRONG_REVISION:
+                raise self._busy() from error
+            message = f"{key} in bucket {self._spec.name} was changed by somebody else"
+            raise Conflict("CHANGED_MEANWHILE", message) from error
+
     def _busy(self) -> Busy:
         return Busy("BUS_AWAY", f"the bus does not answer for bucket {self._spec.name}")
-
-    def _conflict(self, key: str) -> Conflict:
-        return Conflict("CHANGED_MEANWHILE", f"{key} in bucket {self._spec.name} was changed by somebody else")

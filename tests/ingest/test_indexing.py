@@ -1,6 +1,8 @@
 """Indexing on real stores and a real bus: every order of wishes and every crash ends in line with the record."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
 from uuid import uuid4
@@ -9,19 +11,21 @@ import numpy as np
 import pytest
 
 from services.contracts.events import DocumentDeleted, DocumentFailed, DocumentIndexed, Event, UsageSettled
-from services.contracts.failures import Busy, Rejected
+from services.contracts.failures import Busy, Exhausted, Rejected
 from services.contracts.prices import PriceBook
-from services.contracts.streams import DOCUMENTS_BUCKET
+from services.contracts.streams import DOCUMENTS_BUCKET, TURNS_BUCKET
 from services.contracts.tenants import TenantId
 from services.ingest.accepting import Accepting
 from services.ingest.blobs import Blobs, open_blobs
 from services.ingest.documents import Document, Documents, State
 from services.ingest.indexing import Indexing
+from services.ingest.turns import Turns
 from services.knowledge.edge import EdgeStore
 from services.knowledge.embedder import Embeddings, Priority
 from services.knowledge.passages import Chunk, Point
 from services.knowledge.settings import VectorStoreSettings
 from services.knowledge.store import VectorStore
+from services.runtime.buckets import Bucket
 from services.runtime.bus import Bus
 
 ACME = TenantId("acme")
@@ -60,10 +64,18 @@ async def lines(path: Path, name: str) -> tuple[str, list[Chunk]]:
 class Bench:
     """Indexing and what it stands on."""
 
-    def __init__(self, documents: Documents, blobs: Blobs, store: VectorStore) -> None:
-        self.documents, self.blobs, self.store = documents, blobs, store
+    def __init__(self, documents: Documents, turns: Bucket, blobs: Blobs, store: VectorStore) -> None:
+        self.documents, self.turns, self.blobs, self.store = documents, turns, blobs, store
         self.embedder, self.told = EmbedderFake(), list[Event]()
-        self.accepting = Accepting(documents, blobs, self.tell, max_document_bytes=1000, max_uploads=2)
+        self.accepting = Accepting(
+            documents,
+            blobs,
+            self.tell,
+            max_document_bytes=1000,
+            max_uploads=4,
+            max_uploads_per_tenant=2,
+            idle_timeout=timedelta(seconds=1),
+        )
 
     async def tell(self, event: Event) -> None:
         self.told.append(event)
@@ -78,7 +90,15 @@ class Bench:
         """A worker, with a part of it replaced."""
         chosen: VectorStore = store or self.store  # type: ignore[assignment]
         return Indexing(
-            self.documents, self.blobs, chosen, self.embedder, PriceBook({}), tell or self.tell, cut, slice_chunks=2
+            self.documents,
+            Turns(self.turns, timedelta(seconds=30)),
+            self.blobs,
+            chosen,
+            self.embedder,
+            PriceBook({}),
+            tell or self.tell,
+            cut,
+            slice_chunks=2,
         )
 
     async def put(self, text: str) -> Document:
@@ -104,7 +124,8 @@ class Bench:
 async def bench(bus: Bus, tmp_path: Path) -> AsyncIterator[Bench]:
     """On a bus, blobs and vectors of the test's own."""
     store = await EdgeStore.opened(tmp_path / "vectors", model="fake", dimension=4, settings=VectorStoreSettings())
-    yield Bench(Documents(await bus.bucket(DOCUMENTS_BUCKET)), open_blobs(None, tmp_path / "blobs"), store)
+    documents, turns = Documents(await bus.bucket(DOCUMENTS_BUCKET)), await bus.bucket(TURNS_BUCKET)
+    yield Bench(documents, turns, open_blobs(None, tmp_path / "blobs"), store)
     await store.close()
 
 
@@ -191,6 +212,45 @@ async def test_a_version_put_meanwhile_wins(bench: Bench) -> None:
     assert bench.embedder.texts[-1] == "new"
 
 
+async def test_a_slow_worker_writes_nothing_behind_a_faster_ones_back(bench: Bench) -> None:
+    """Two workers, the first held up between cutting and storing: only the newest version's points remain."""
+    await bench.put("".join(f"old {number}\n" for number in range(20)))
+    held, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold(path: Path, name: str) -> tuple[str, list[Chunk]]:
+        cut = await lines(path, name)
+        if not held.is_set():
+            held.set()
+            await go_on.wait()
+        return cut
+
+    indexing = bench.indexing(cut=hold)
+    slow = asyncio.create_task(indexing.reconcile(ACME, "doc"))
+    await held.wait()
+    await bench.put("new\n")
+    fast = asyncio.create_task(indexing.reconcile(ACME, "doc"))
+    await asyncio.sleep(0.2)
+    go_on.set()
+    await asyncio.gather(slow, fast)
+    assert await bench.state() is State.INDEXED
+    assert await bench.store.count(ACME) == 1
+
+
+async def test_another_process_waits_for_its_turn(bench: Bench) -> None:
+    """A worker elsewhere is told that the document is taken, and gets it when the first is done."""
+    await bench.put("one\n")
+    there = bench.indexing()
+
+    async def meanwhile(path: Path, name: str) -> tuple[str, list[Chunk]]:
+        with pytest.raises(Busy, match="another worker"):
+            await there.reconcile(ACME, "doc")
+        return await lines(path, name)
+
+    await bench.indexing(cut=meanwhile).reconcile(ACME, "doc")
+    await there.reconcile(ACME, "doc")
+    assert await bench.state() is State.INDEXED
+
+
 async def test_a_deletion_meanwhile_wins(bench: Bench) -> None:
     """Nothing comes back to life behind a deletion."""
     await bench.put("one\ntwo\n")
@@ -256,25 +316,32 @@ async def test_replaced_bytes_are_removed(bench: Bench, tmp_path: Path) -> None:
     assert sum(1 for path in (tmp_path / "blobs").rglob("*") if path.is_file()) == 1
 
 
-async def test_too_many_uploads_are_refused(bench: Bench) -> None:
-    """The third at a time is told to come back."""
+async def silent(go_on: asyncio.Event) -> AsyncIterator[bytes]:
+    """An upload that pauses."""
+    yield b"x"
+    await go_on.wait()
 
-    async def slow() -> AsyncIterator[bytes]:
-        yield b"x"
-        with pytest.raises(Exception, match="too many uploads"):
-            await third
-        yield b"y"
 
-    async def nothing() -> AsyncIterator[bytes]:
-        yield b"z"
+async def test_a_tenants_uploads_do_not_keep_others_out(bench: Bench) -> None:
+    """The third of one tenant is told to come back, while another tenant's goes through."""
+    go_on = asyncio.Event()
+    put = bench.accepting.put
+    pausing = [asyncio.create_task(put(ACME, f"d{n}", NAME, silent(go_on))) for n in range(2)]
+    await asyncio.sleep(0.1)
+    go_on_at_once = asyncio.Event()
+    go_on_at_once.set()
+    with pytest.raises(Exhausted):
+        await put(ACME, "d3", NAME, silent(go_on_at_once))
+    await put(TenantId("globex"), "d", NAME, silent(go_on_at_once))
+    go_on.set()
+    await asyncio.gather(*pausing)
+    await put(ACME, "d3", NAME, silent(go_on_at_once))
 
-    async def second() -> AsyncIterator[bytes]:
-        yield b"x"
-        await bench.accepting.put(ACME, "first", NAME, slow())
-        yield b"y"
 
-    third = bench.accepting.put(ACME, "third", NAME, nothing())
-    await bench.accepting.put(ACME, "second", NAME, second())
+async def test_a_silent_upload_is_ended(bench: Bench) -> None:
+    """It holds its place for no longer than the idle timeout."""
+    with pytest.raises(Rejected, match="nothing came for 1 s"):
+        await bench.accepting.put(ACME, "d", NAME, silent(asyncio.Event()))
 
 
 async def test_a_blob_can_be_read_back(bench: Bench, tmp_path: Path) -> None:

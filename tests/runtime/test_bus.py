@@ -31,7 +31,7 @@ def accepted(document_id: str, tenant: str = "acme") -> DocumentAccepted:
         event_time=datetime.now(UTC),
         tenant=TenantId(tenant),
         document_id=document_id,
-        version="v1",
+        version="0" * 64,
     )
 
 
@@ -192,6 +192,7 @@ async def test_an_outage_costs_a_message_none_of_its_deliveries(bus: Bus) -> Non
         ("acme", b"", "Invalid JSON"),
         ("acme", b"\xff\xfe", "Invalid JSON"),
         ("acme", b'{"schema_version": 9}', "schema_version"),
+        ("acme", accepted("one").model_copy(update={"document_id": "c>"}).model_dump_json().encode(), "document_id"),
         ("globex", accepted("one", "acme").model_dump_json().encode(), "not the one its subject names"),
     ],
 )
