@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-if sys.argv[1:2] != ["run"]:
-    # gRPC's core logs failed handshakes to stderr itself, where a command says so in one line of its own. It reads this
-    # when it is imported; a server keeps its log.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+# gRPC's core logs failed handshakes and taken ports to stderr itself, where we say so in one line of our own. It reads
+# this when it is imported.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import typer
 from typer.core import TyperCommand, TyperGroup

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -17,7 +18,7 @@ from services.ingest.settings import IngestSettings
 from services.knowledge.settings import KnowledgeSettings
 from services.metering.settings import MeteringSettings
 from services.retrieval.settings import RetrievalSettings
-from services.runtime.settings import BusSettings, ClientSettings, ProcessSettings, RpcSettings
+from services.runtime.settings import BusSettings, ClientSettings, ProcessSettings, RpcSettings, secret_like
 
 
 class Settings(BaseSettings):
@@ -28,7 +29,12 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         default_factory=lambda: default_data_folder(os.environ), description="folder of everything that is embedded"
     )
-    admin_key: SecretStr | None = Field(
+    admin_key: (
+        Annotated[
+            SecretStr, secret_like(r"hw_[A-Za-z0-9]{12}_[A-Za-z0-9_-]{43}", "what `headwater key generate` prints")
+        ]
+        | None
+    ) = Field(
         default=None,
         description="the admin key to accept, hw_…; unset makes one in the data folder when the bus is embedded",
     )
@@ -59,7 +65,8 @@ class Shown:
 
 
 _USER_INFO = re.compile(r"//[^/@]+@")
-"""A URL may carry a password or a token."""
+_QUERY = re.compile(r"(://[^?\s]*)\?\S+")
+"""A URL may carry a password or a token, here or there."""
 _OF_COMMANDS = frozenset(
     {"ADDRESS", "KEY", "TENANT", "TLS", "CA", "DATA_DIR", "DEBUG", "TIMEOUT", "TEST_QDRANT_URL", "PUT_CONCURRENCY"}
 )
@@ -100,7 +107,7 @@ def _flattened(section: BaseModel, path: tuple[str, ...]) -> Iterator[Shown]:
             yield from _flattened(value, where)
         else:
             changed = value != field.get_default(call_default_factory=True)
-            shown = "" if value is None else _USER_INFO.sub("//***@", str(value))
+            shown = "" if value is None else _QUERY.sub(r"\1?***", _USER_INFO.sub("//***@", str(value)))
             yield Shown(_variable(where), shown, field.description or "", changed)
 
 

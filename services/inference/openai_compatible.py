@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Any, Literal, TypeVar
 
 import aiohttp
@@ -102,8 +103,8 @@ class OpenAICompatibleStage:
             response = await patience.wait(self._session.post(self._url, json=body))
             try:
                 if response.status != 200:
-                    # What is refused is not charged.
-                    reply.tab.put(TokenUsage())
+                    if not _may_be_charged(response.status):
+                        reply.tab.put(TokenUsage())
                     raise await _refusal(response, patience)
                 if response.content_type != "text/event-stream":
                     raise Busy("PROVIDER_PROTOCOL", f"the provider answered {response.content_type}, not a stream")
@@ -228,6 +229,11 @@ async def _read(response: aiohttp.ClientResponse, patience: _Patience) -> AsyncG
         yield chunk
 
 
+def _may_be_charged(status: int) -> bool:
+    """Whether the provider may have done the work: a proxy's 504 says nothing of what happened behind it."""
+    return status == HTTPStatus.REQUEST_TIMEOUT or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+
 async def _refusal(response: aiohttp.ClientResponse, patience: _Patience) -> Failure:
     """The failure that a status other than 200 stands for."""
     status = response.status
@@ -240,7 +246,7 @@ async def _refusal(response: aiohttp.ClientResponse, patience: _Patience) -> Fai
     retry_after = _retry_after(response.headers.get("Retry-After", ""))
     if status == 429:
         return Exhausted("PROVIDER_EXHAUSTED", told, retry_after=retry_after)
-    if status == 408 or status >= 500:
+    if _may_be_charged(status):
         return Busy("PROVIDER_AWAY", told, retry_after=retry_after or timedelta(seconds=1))
     return Rejected("PROVIDER_REJECTED", told)
 

@@ -18,7 +18,7 @@ def open_blobs(url: str | None, folder: Path) -> "Blobs":
     """Blobs at an S3, GCS, Azure or file URL, or in `folder` when there is none."""
     if url is not None:
         return Blobs(from_url(url))
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return Blobs(LocalStore(folder))
 
 

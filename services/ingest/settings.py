@@ -1,16 +1,23 @@
 """What an operator may change about ingest."""
 
 from datetime import timedelta
+from typing import Annotated
 
 from pydantic import Field, SecretStr
 
-from services.runtime.settings import MIB, Section
+from services.runtime.settings import MIB, Section, secret_like
 
 
 class IngestSettings(Section):
     """Documents in."""
 
-    object_store_url: SecretStr | None = Field(
+    object_store_url: (
+        Annotated[
+            SecretStr,
+            secret_like(r"(s3|s3a|gs|az|azure|adl|abfs|abfss|file|https?)://\S*", "s3://bucket or gs://bucket"),
+        ]
+        | None
+    ) = Field(
         default=None, description="s3://, gs://, az:// or file:// URL for raw documents; unset uses the data folder"
     )
     max_document_bytes: int = Field(default=64 * MIB, ge=1, description="largest document taken")

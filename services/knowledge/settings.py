@@ -36,7 +36,9 @@ class VectorStoreSettings(Section):
     """Where points are kept."""
 
     qdrant_url: str | None = Field(
-        default=None, description="http(s)://host:6333 of a Qdrant server; unset keeps points in the data folder"
+        default=None,
+        pattern=r"^https?://\S+$",
+        description="http(s)://host:6333 of a Qdrant server; unset keeps points in the data folder",
     )
     qdrant_grpc_port: int = Field(default=6334, ge=1, le=65535, description="the server's gRPC port")
     qdrant_api_key: SecretStr | None = Field(default=None, description="the server's API key, if it wants one")

@@ -1,10 +1,11 @@
 """What an operator may change about metering."""
 
 from datetime import timedelta
+from typing import Annotated
 
 from pydantic import Field, SecretStr
 
-from services.runtime.settings import Section
+from services.runtime.settings import Section, secret_like
 
 MIB = 1024**2
 
@@ -12,7 +13,13 @@ MIB = 1024**2
 class MeteringSettings(Section):
     """Where costs are kept and how they get there."""
 
-    clickhouse_dsn: SecretStr | None = Field(
+    clickhouse_dsn: (
+        Annotated[
+            SecretStr,
+            secret_like(r"(clickhouse|clickhouses|http|https|chdb)://\S+", "clickhouse://host:8123 or https://host"),
+        ]
+        | None
+    ) = Field(
         default=None,
         description="clickhouse://user:password@host:8123 or https://…; chdb:///folder or unset (a folder under the "
         "data folder) runs the engine in this process",

@@ -1,12 +1,23 @@
 """What an operator may change about how services run."""
 
+import re
 from datetime import timedelta
-from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FilePath, SecretStr, model_validator
 
 MIB = 1024**2
+
+
+def secret_like(pattern: str, told: str) -> AfterValidator:
+    """A check that a secret matches `pattern`; `told` says what it should look like, and the secret is not repeated."""
+
+    def check(value: SecretStr) -> SecretStr:
+        if not re.fullmatch(pattern, value.get_secret_value()):
+            raise ValueError(f"it should look like {told}")
+        return value
+
+    return AfterValidator(check)
 
 
 class Section(BaseModel):
@@ -19,10 +30,12 @@ class BusSettings(Section):
     """NATS JetStream."""
 
     url: str | None = Field(
-        default=None, description="nats://host:4222[,…]; unset starts an embedded nats-server under the data folder"
+        default=None,
+        pattern=r"^(nats|tls|ws|wss)://[^\s/]+(,(nats|tls|ws|wss)://[^\s/]+)*$",
+        description="nats://host:4222[,…]; unset starts an embedded nats-server under the data folder",
     )
     token: SecretStr | None = Field(default=None, description="token of the NATS cluster, if it wants one")
-    credentials_file: Path | None = Field(default=None, description="NATS credentials file (JWT and seed)")
+    credentials_file: FilePath | None = Field(default=None, description="NATS credentials file (JWT and seed)")
     replicas: int = Field(default=1, ge=1, le=5, description="copies of every stream and bucket")
     connect_timeout: timedelta = Field(default=timedelta(seconds=10), description="longest wait for a connection")
     publish_timeout: timedelta = Field(default=timedelta(seconds=5), description="longest wait for an acknowledgement")
@@ -37,9 +50,13 @@ class BusSettings(Section):
 class RpcSettings(Section):
     """The gRPC server."""
 
-    address: str = Field(default="127.0.0.1:7443", description="host:port to listen on; port 0 picks a free one")
-    tls_certificate: Path | None = Field(default=None, description="PEM certificate chain; unset serves plaintext")
-    tls_key: Path | None = Field(default=None, description="PEM private key of the certificate")
+    address: str = Field(
+        default="127.0.0.1:7443",
+        pattern=r"^\S+:\d{1,5}$",
+        description="host:port to listen on; port 0 picks a free one",
+    )
+    tls_certificate: FilePath | None = Field(default=None, description="PEM certificate chain; unset serves plaintext")
+    tls_key: FilePath | None = Field(default=None, description="PEM private key of the certificate")
     max_concurrent_calls: int = Field(default=1000, ge=1, description="calls in progress before new ones are refused")
     max_message_bytes: int = Field(default=4 * MIB, ge=64 * 1024, description="largest message taken or sent")
     default_deadline: timedelta = Field(
@@ -48,14 +65,20 @@ class RpcSettings(Section):
     max_deadline: timedelta = Field(default=timedelta(minutes=30), description="longest deadline a caller may set")
     reflection: bool = Field(default=True, description="serve reflection, so that tools can list the API")
 
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("TLS takes both a certificate and its key")
+        return self
+
 
 class ClientSettings(Section):
     """Calls to other services."""
 
     retrieval_address: str | None = Field(
-        default=None, description="host:port of retrieval; unset when it runs in this process"
+        default=None, pattern=r"^\S+:\d{1,5}$", description="host:port of retrieval; unset when it runs in this process"
     )
-    ca_certificate: Path | None = Field(
+    ca_certificate: FilePath | None = Field(
         default=None, description="PEM certificates to trust; set it when the other services serve TLS"
     )
 

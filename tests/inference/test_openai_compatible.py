@@ -144,12 +144,15 @@ async def test_a_broken_answer_fails_and_is_estimated(
 async def test_a_refusal_tells_its_status_and_never_the_prompt(
     server: Upstream, status: int, kind: type[Failure]
 ) -> None:
-    """Providers echo the prompt in their messages; only status and code go on. What is refused costs nothing."""
+    """Providers echo the prompt in their messages; only status and code go on. What is refused costs nothing; after a
+    time-out or a failure nobody knows what was done, so it is estimated.
+    """
     server.status = status
     _, _, tab, failure = await _ask(server)
     assert type(failure) is kind
     assert failure.message == f"the provider answered {status} (told_to)"
-    assert (tab.tokens, tab.estimated) == (TokenUsage(), False)
+    assert tab.estimated == (kind is Busy)
+    assert (tab.tokens == TokenUsage()) == (kind is not Busy)
 
 
 async def test_retry_after_is_passed_on(server: Upstream) -> None:

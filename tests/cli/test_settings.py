@@ -1,0 +1,80 @@
+"""Settings: mistakes are found before anything starts, and secrets are never shown."""
+
+import subprocess
+import sys
+
+import pytest
+
+SECRET = "hunter2hunter2"
+
+
+def check(environment: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Runs `headwater check` with these settings and no others."""
+    return subprocess.run(
+        (sys.executable, "-m", "services.cli.main", "check", *arguments),
+        env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("HEADWATER_BSU__URL", "nats://h:4222"),
+        ("HEADWATER_BUS__URLL", "nats://h:4222"),
+        ("HEADWATER_BUS__URL", "garbage"),
+        ("HEADWATER_BUS__CREDENTIALS_FILE", "/nonexistent"),
+        ("HEADWATER_RPC__ADDRESS", "7443"),
+        ("HEADWATER_RPC__TLS_CERTIFICATE", __file__),
+        ("HEADWATER_ADMIN_KEY", "bad"),
+        ("HEADWATER_KNOWLEDGE__STORE__QDRANT_URL", "garbage"),
+        ("HEADWATER_METERING__CLICKHOUSE_DSN", "garbage"),
+        ("HEADWATER_INGEST__OBJECT_STORE_URL", "zzz://bucket"),
+        ("HEADWATER_PRICES", '{"openai/x": {"input": "-1"}}'),
+        ("HEADWATER_INFERENCE__EXTRACT_1__THRESHOLD", "1.5"),
+    ],
+)
+def test_a_wrong_setting_is_named_in_one_line(variable: str, value: str) -> None:
+    """The exit code says the input is wrong and the line names the setting."""
+    done = check({variable: value})
+    assert done.returncode == 6
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert variable.rsplit("__", 1)[0] in done.stderr
+
+
+def test_no_secret_is_shown() -> None:
+    """Neither secrets nor what a URL may carry of them."""
+    done = check(
+        {
+            "HEADWATER_BUS__URL": f"nats://{SECRET}@h:4222",
+            "HEADWATER_BUS__TOKEN": SECRET,
+            "HEADWATER_KNOWLEDGE__STORE__QDRANT_URL": f"http://h:6333?key={SECRET}",
+            "HEADWATER_KNOWLEDGE__STORE__QDRANT_API_KEY": SECRET,
+            "HEADWATER_METERING__CLICKHOUSE_DSN": f"clickhouse://u:{SECRET}@h:8123",
+            "HEADWATER_INFERENCE__ENDPOINT__BASE_URL": f"http://u:{SECRET}@h/v1?key={SECRET}",
+            "HEADWATER_INFERENCE__ENDPOINT__MODEL": "m",
+            "HEADWATER_INFERENCE__ENDPOINT__API_KEY": SECRET,
+        },
+        "--json",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "nats://***@h:4222" in done.stdout
+    assert SECRET not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("roles", "expected"), [("retrieval", "HEADWATER_BUS__URL"), ("nonsense", "there is no role")])
+def test_roles_that_cannot_run_like_this_are_told_why(roles: str, expected: str) -> None:
+    """What would fail at start fails offline."""
+    done = check({}, roles)
+    assert done.returncode != 0
+    assert expected in done.stderr
+
+
+def test_one_stage_of_the_cascade_can_be_changed_alone() -> None:
+    """Setting one field keeps the defaults of the others."""
+    done = check({"HEADWATER_INFERENCE__EXTRACT_1__THRESHOLD": "0.9"}, "--json")
+    assert '"HEADWATER_INFERENCE__EXTRACT_1__THRESHOLD": "0.9"' in done.stdout
+    assert '"HEADWATER_INFERENCE__EXTRACT_1__PASSAGES": "5"' in done.stdout
