@@ -124,8 +124,12 @@ async def list_keys(
 
 
 @app.command(epilog="Example:  [cyan]export HEADWATER_ADMIN_KEY=$(headwater key generate)[/]")
-def generate() -> None:
+def generate(json_output: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False) -> None:
     """Print a new random key that nobody has yet, offline: for HEADWATER_ADMIN_KEY of a deployment."""
     from services.runtime.identity import new_key
 
-    stdout().print(plain(new_key()), soft_wrap=True)
+    key = new_key()
+    if json_output:
+        print_json({"api_key": key})
+    else:
+        stdout().print(plain(key), soft_wrap=True)

@@ -27,7 +27,7 @@ from services.metering import service as metering
 from services.retrieval import service as retrieval
 from services.runtime.bus import Bus, apply_streams, connected
 from services.runtime.clients import connected_clients
-from services.runtime.identity import KeyStore, new_key
+from services.runtime.identity import KeyStore, is_key, new_key
 from services.runtime.nats_server import embedded_nats_server
 from services.runtime.process import announced, exclusive, write_private
 from services.runtime.rpc import RpcServer
@@ -128,8 +128,16 @@ async def _adopt_admin_key(settings: Settings, keys: KeyStore) -> None:
 
 
 def _local_admin_key(path: Path) -> str:
+    """The key in `path`, which is made at the first start.
+
+    Raises:
+        Rejected: the file holds something else.
+    """
     with contextlib.suppress(FileNotFoundError):
-        return path.read_text().strip()
+        key = path.read_text(errors="replace").strip()
+        if not is_key(key):
+            raise Rejected("ADMIN_KEY_FILE_INVALID", f"{path} holds no key: put it back, or delete it for a new one")
+        return key
     key = new_key()
     write_private(path, key + "\n")
     return key

@@ -15,6 +15,7 @@ from services.contracts.failures import Busy, Exhausted, Rejected
 from services.contracts.tenants import TenantId
 from services.ingest.blobs import Blobs
 from services.ingest.documents import Document, Documents, State, accepted
+from services.runtime.seen_through import seen_through
 from services.runtime.telemetry import log
 
 _SPOOL_IN_MEMORY_BYTES = 1024 * 1024
@@ -58,9 +59,14 @@ class Accepting:
             Busy: the bus or the object store is away; nothing was accepted.
         """
         async with self._upload_slot(tenant):
-            with tempfile.SpooledTemporaryFile(max_size=_SPOOL_IN_MEMORY_BYTES) as spool:
+            spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_IN_MEMORY_BYTES)  # noqa: SIM115 - handed on below
+            try:
                 version, size = await self._receive(pieces, spool)
-                return await self._accept(tenant, document_id, name, version, size, spool)
+            except BaseException:
+                spool.close()
+                raise
+            # Seen through: bytes without a record, because the caller hung up between the two, would stay for good.
+            return await seen_through(self._accept(tenant, document_id, name, version, size, spool))
 
     async def delete(self, tenant: TenantId, document_id: str) -> Document:
         """Records that the document shall be deleted; it stops being listed as indexed at once.
@@ -130,6 +136,12 @@ class Accepting:
             yield piece
 
     async def _accept(
+        self, tenant: TenantId, document_id: str, name: str, version: str, size: int, content: IO[bytes]
+    ) -> tuple[Document, bool]:
+        with content:
+            return await self._record(tenant, document_id, name, version, size, content)
+
+    async def _record(
         self, tenant: TenantId, document_id: str, name: str, version: str, size: int, content: IO[bytes]
     ) -> tuple[Document, bool]:
         new: Document | None = None

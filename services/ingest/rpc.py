@@ -12,7 +12,7 @@ from services.contracts.failures import Rejected
 from services.ingest.accepting import Accepting
 from services.ingest.documents import Document, Documents, State, document_id_of
 from services.ingest.watching import dead_letters_of, watch
-from services.runtime.bus import Bus, StoredMessage
+from services.runtime.bus import Bus
 from services.runtime.delivery import (
     CONSUMER_HEADER,
     DELIVERIES_HEADER,
@@ -21,6 +21,7 @@ from services.runtime.delivery import (
     SUBJECT_HEADER,
 )
 from services.runtime.identity import caller, caller_tenant
+from services.runtime.reading import StoredMessage
 
 _DEFAULT_PAGE = 100
 _TO_PROTO = {

@@ -7,7 +7,8 @@ from services.contracts.failures import Missing
 from services.contracts.streams import DEAD_LETTERS_STREAM, dead_letter_subject
 from services.contracts.tenants import TenantId
 from services.ingest.documents import Document, Documents, State, key_of, read
-from services.runtime.bus import Bus, StoredMessage
+from services.runtime.bus import Bus
+from services.runtime.reading import StoredMessage
 
 _ENDS = frozenset({State.INDEXED, State.FAILED, State.DELETED})
 

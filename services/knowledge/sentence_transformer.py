@@ -214,9 +214,10 @@ def _load(settings: EmbeddingSettings) -> _Model:
     if Path(name).is_dir():
         # Read when the libraries are imported; a model that is here needs no look at the hub.
         os.environ["HF_HUB_OFFLINE"] = "1"
-    # OpenMP's threads spin at barriers by default: whenever anything else wants a core, one burns its own while it
-    # waits for the other. Read when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # OpenMP's threads spin at barriers for milliseconds by default: whenever anything else wants a core, one burns its
+    # own while it waits for the other. Not spinning at all costs a question half its time again. Read when torch is
+    # imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     import torch
     from sentence_transformers import SentenceTransformer
     from tokenizers import Tokenizer

@@ -12,17 +12,15 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import nats
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
@@ -37,23 +35,12 @@ from services.contracts.failures import Busy
 from services.contracts.streams import BucketSpec, StreamSpec
 from services.runtime.buckets import Bucket
 from services.runtime.delivery import DeadLetters, E, Puller, Subscription, Worker
-from services.runtime.reading import stored
+from services.runtime.reading import StoredMessage, stored
 from services.runtime.settings import BusSettings
 from services.runtime.telemetry import log
 
 _PUBLISH_ATTEMPTS = 3
 _PENDING_BYTES = 64 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class StoredMessage:
-    """A message as it lies in a stream."""
-
-    sequence: int
-    subject: str
-    headers: Mapping[str, str]
-    payload_bytes: int
-    stored_at: datetime
 
 
 class Bus:
@@ -183,7 +170,7 @@ class Bus:
                 async for message in messages:
                     if before is not None and message.metadata.sequence.stream >= before:
                         break
-                    newest.appendleft(_stored_message(message))
+                    newest.appendleft(StoredMessage.of(message))
         except (nats.errors.Error, TimeoutError) as error:
             raise Busy("BUS_AWAY", f"the bus does not answer for stream {stream.name}") from error
         return list(newest)
@@ -227,17 +214,6 @@ class Bus:
                     replicas=self._settings.replicas,
                 )
             )
-
-
-def _stored_message(message: Msg) -> StoredMessage:
-    headers = dict(message.headers or {})
-    return StoredMessage(
-        sequence=message.metadata.sequence.stream,
-        subject=message.subject,
-        headers=headers,
-        payload_bytes=int(headers.get("Nats-Msg-Size", "0")),
-        stored_at=message.metadata.timestamp,
-    )
 
 
 @asynccontextmanager

@@ -200,5 +200,10 @@ def new_key() -> str:
     return f"hw_{''.join(secrets.choice(_ID_ALPHABET) for _ in range(12))}_{secrets.token_urlsafe(32)}"
 
 
+def is_key(text: str) -> bool:
+    """Whether `text` has the form of a key."""
+    return _KEY.fullmatch(text) is not None
+
+
 def _hash(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()

@@ -4,7 +4,10 @@ A consumer left behind lives on for minutes, and a stream takes a thousand of th
 """
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Self
 
 import nats.errors
 from nats.aio.msg import Msg
@@ -14,6 +17,29 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 _BATCH = 500
 _INACTIVE_S = 30.0
 """After a crash the server removes the consumer by itself."""
+
+
+@dataclass(frozen=True)
+class StoredMessage:
+    """A message as it lies in a stream."""
+
+    sequence: int
+    subject: str
+    headers: Mapping[str, str]
+    payload_bytes: int
+    stored_at: datetime
+
+    @classmethod
+    def of(cls, message: Msg) -> Self:
+        """The message as it was read, with its headers only."""
+        headers = dict(message.headers or {})
+        return cls(
+            sequence=message.metadata.sequence.stream,
+            subject=message.subject,
+            headers=headers,
+            payload_bytes=int(headers.get("Nats-Msg-Size", "0")),
+            stored_at=message.metadata.timestamp,
+        )
 
 
 async def stored(

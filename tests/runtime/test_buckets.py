@@ -53,25 +53,30 @@ async def test_every_listener_hears_the_changes_of_its_key(bus: Bus) -> None:
     bucket = await bus.bucket(DOCUMENTS_BUCKET)
     revision = await bucket.put("acme.one", b"1")
 
-    async def hear(key: str, count: int) -> list[bytes | None]:
-        heard: list[bytes | None] = []
+    heard: list[list[bytes | None]] = [[], [], [], []]
+
+    async def hear(key: str, told: list[bytes | None]) -> None:
         async with aclosing(bucket.changes(key)) as changes:
             async for entry in changes:
-                heard.append(None if entry is None or entry.deleted else entry.value)
-                if len(heard) == count:
-                    break
-        return heard
+                told += [None if entry is None or entry.deleted else entry.value]
 
-    listeners = [asyncio.create_task(hear("acme.one", 3)) for _ in range(3)]
-    stranger = asyncio.create_task(hear("acme.two", 2))
-    await asyncio.sleep(0.5)
+    async def all_heard(*counts: int) -> None:
+        async with asyncio.timeout(20):
+            while any(len(told) < count for told, count in zip(heard, counts, strict=True)):
+                await asyncio.sleep(0.01)
+
+    keys = ("acme.one", "acme.one", "acme.one", "acme.two")
+    listeners = [asyncio.create_task(hear(key, told)) for key, told in zip(keys, heard, strict=True)]
+    await all_heard(1, 1, 1, 1)
     revision = await bucket.update("acme.one", b"2", revision)
-    await asyncio.sleep(0.1)
+    await all_heard(2, 2, 2, 1)
     await bucket.delete("acme.one", revision)
     await bucket.put("acme.two", b"other")
-    async with asyncio.timeout(20):
-        assert await asyncio.gather(*listeners) == [[b"1", b"2", None]] * 3
-        assert await stranger == [None, b"other"]
+    await all_heard(3, 3, 3, 2)
+    assert heard == [[b"1", b"2", None]] * 3 + [[None, b"other"]]
+    for listener in listeners:
+        listener.cancel()
+    await asyncio.gather(*listeners, return_exceptions=True)
 
 
 async def test_changes_before_and_after_listening_began_are_told_once_each(bus: Bus) -> None:

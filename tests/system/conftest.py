@@ -8,16 +8,20 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
 import grpc
+import nats
 import pytest
 from headwater.ingest.v1 import ingest_pb2
 from headwater.ingest.v1.ingest_pb2_grpc import IngestServiceStub
-from headwater.metering.v1 import tenants_pb2
+from headwater.metering.v1 import metering_pb2, tenants_pb2
+from headwater.metering.v1.metering_pb2_grpc import MeteringServiceStub
 from headwater.metering.v1.tenants_pb2_grpc import TenantServiceStub
+from nats.aio.client import Client
 
 START_LIMIT_S = 90
 COMMAND = (sys.executable, "-m", "services.cli.main")
@@ -149,3 +153,41 @@ async def put_and_wait(channel: grpc.aio.Channel, key: Metadata, name: str, cont
     """Uploads a document and waits until it is indexed or failed."""
     accepted = await put(channel, key, name, content)
     return await settled(channel, key, accepted.document.document_id)
+
+
+async def sql(channel: grpc.aio.Channel, key: Metadata, statement: str) -> list[list[str]]:
+    """The rows of a statement."""
+    response = await MeteringServiceStub(channel).RunSql(
+        metering_pb2.RunSqlRequest(sql=statement), metadata=key, timeout=30
+    )
+    return [list(row.values) for row in response.rows]
+
+
+async def events_told(data_dir: Path) -> list[tuple[str, Decimal]]:
+    """Tenant and cost of every distinct event in the stream, read by a client that is not ours."""
+    async with Stranger(data_dir) as client:
+        js = client.jetstream()
+        last = (await js.stream_info("USAGE")).state.last_seq
+        events: dict[str, tuple[str, Decimal]] = {}
+        for sequence in range(1, last + 1):
+            message = await js.get_msg("USAGE", sequence)
+            if "cost_usd" in (fields := json.loads(message.data or b"{}")) and "event_id" in fields:
+                events[fields["event_id"]] = (fields["tenant"], Decimal(fields["cost_usd"]))
+        return list(events.values())
+
+
+class Stranger:
+    """A client that is not ours on the platform's embedded NATS server."""
+
+    def __init__(self, data_dir: Path) -> None:
+        config = (data_dir / "bus" / "nats.conf").read_text()
+        port = config.split("listen: 127.0.0.1:")[1].split()[0]
+        token = config.split('token: "')[1].split('"')[0]
+        self._url = f"nats://{token}@127.0.0.1:{port}"
+
+    async def __aenter__(self) -> Client:
+        self._client = await nats.connect(self._url)
+        return self._client
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()

@@ -1,20 +1,18 @@
 """Questions through the whole platform, and the money they cost, to the last decimal."""
 
 import asyncio
-import json
 from decimal import Decimal
-from pathlib import Path
 
 import grpc
-import nats
 import pytest
 from headwater.inference.v1 import inference_pb2
 from headwater.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from headwater.metering.v1 import metering_pb2
 from headwater.metering.v1.metering_pb2_grpc import MeteringServiceStub
-from nats.aio.client import Client
+from headwater.retrieval.v1 import retrieval_pb2
+from headwater.retrieval.v1.retrieval_pb2_grpc import RetrievalServiceStub
 
-from tests.system.conftest import Metadata, Platform, put_and_wait
+from tests.system.conftest import Metadata, Platform, Stranger, events_told, put_and_wait, sql
 
 ACME = b"# Leave policy\n\nEvery employee of acme has 31 days of paid leave a year.\n\nUnused leave lapses in March.\n"
 GLOBEX = b"# Leave policy\n\nEvery employee of globex has 26 days of paid leave a year.\n\nUnused leave is paid out.\n"
@@ -27,14 +25,6 @@ async def ask(channel: grpc.aio.Channel, key: Metadata, question: str, feature: 
     response = await InferenceServiceStub(channel).Generate(request, metadata=key, timeout=30)
     answer: inference_pb2.Answer = response.answer
     return answer
-
-
-async def sql(channel: grpc.aio.Channel, key: Metadata, statement: str) -> list[list[str]]:
-    """The rows of a statement."""
-    response = await MeteringServiceStub(channel).RunSql(
-        metering_pb2.RunSqlRequest(sql=statement), metadata=key, timeout=30
-    )
-    return [list(row.values) for row in response.rows]
 
 
 async def test_two_tenants_get_their_own_answers(platform: Platform, channel: grpc.aio.Channel) -> None:
@@ -89,7 +79,7 @@ async def test_the_cost_tables_hold_every_event_told_to_the_last_decimal(
     key = platform.tenant("answers-money")
     await put_and_wait(channel, key, "leave.md", ACME)
     answers = [await ask(channel, key, f"{QUESTION} {n}", feature=f"feature-{n % 2}") for n in range(6)]
-    told = await _told(platform.data_dir)
+    told = await events_told(platform.data_dir)
     mine = sum((cost for tenant, cost in told if tenant == "answers-money"), Decimal(0))
     assert mine > sum(Decimal(answer.cost_usd) for answer in answers)  # indexing was told too
     total = sum((cost for _, cost in told), Decimal(0))
@@ -149,7 +139,7 @@ async def test_a_malformed_usage_event_is_dead_lettered_and_listed(
     from headwater.ingest.v1 import ingest_pb2
     from headwater.ingest.v1.ingest_pb2_grpc import IngestServiceStub
 
-    async with _bus(platform.data_dir) as stranger:
+    async with Stranger(platform.data_dir) as stranger:
         await stranger.jetstream().publish("inference.v1.usage_settled.acme", b'{"cost_usd": "-5"}')
     stub = IngestServiceStub(channel)
     async with asyncio.timeout(20):
@@ -164,31 +154,13 @@ async def test_a_malformed_usage_event_is_dead_lettered_and_listed(
     assert "-5" not in found[0].reason
 
 
-async def _told(data_dir: Path) -> list[tuple[str, Decimal]]:
-    """Tenant and cost of every distinct event in the stream, read by a client that is not ours."""
-    async with _bus(data_dir) as client:
-        js = client.jetstream()
-        last = (await js.stream_info("USAGE")).state.last_seq
-        events: dict[str, tuple[str, Decimal]] = {}
-        for sequence in range(1, last + 1):
-            message = await js.get_msg("USAGE", sequence)
-            if "cost_usd" in (fields := json.loads(message.data or b"{}")) and "event_id" in fields:
-                events[fields["event_id"]] = (fields["tenant"], Decimal(fields["cost_usd"]))
-        return list(events.values())
-
-
-class _bus:  # noqa: N801 - reads as what it is
-    """A connection to the platform's embedded NATS server."""
-
-    def __init__(self, data_dir: Path) -> None:
-        config = (data_dir / "bus" / "nats.conf").read_text()
-        port = config.split("listen: 127.0.0.1:")[1].split()[0]
-        token = config.split('token: "')[1].split('"')[0]
-        self._url = f"nats://{token}@127.0.0.1:{port}"
-
-    async def __aenter__(self) -> Client:
-        self._client = await nats.connect(self._url)
-        return self._client
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._client.close()
+async def test_a_call_whose_caller_left_is_charged_all_the_same(platform: Platform, channel: grpc.aio.Channel) -> None:
+    """Hanging up while the model works does not make it free."""
+    key = platform.tenant("hangs-up")
+    request = retrieval_pb2.EmbedRequest(texts=["a text of some words " * 40] * 48, feature="hang-up")
+    call = RetrievalServiceStub(channel).Embed(request, metadata=key, timeout=30)
+    await asyncio.sleep(0.2)
+    call.cancel()
+    async with asyncio.timeout(30):
+        while not any(tenant == "hangs-up" for tenant, _ in await events_told(platform.data_dir)):
+            await asyncio.sleep(0.2)

@@ -4,6 +4,7 @@ import asyncio
 import re
 import signal
 import subprocess
+from decimal import Decimal
 from pathlib import Path
 
 import grpc
@@ -13,9 +14,21 @@ from headwater.ingest.v1.ingest_pb2_grpc import IngestServiceStub
 from headwater.retrieval.v1 import retrieval_pb2
 from headwater.retrieval.v1.retrieval_pb2_grpc import RetrievalServiceStub
 
-from tests.system.conftest import COMMAND, bearer, environment, put, put_and_wait, running_platform, settled
+from tests.system.conftest import (
+    COMMAND,
+    Metadata,
+    bearer,
+    environment,
+    events_told,
+    put,
+    put_and_wait,
+    running_platform,
+    settled,
+    sql,
+)
 
 DOCUMENTS = 12
+SUMS = "SELECT sum(calls), sum(cost_usd) FROM headwater.cost_hourly"
 
 
 def text(number: int) -> bytes:
@@ -26,7 +39,7 @@ def text(number: int) -> bytes:
 
 async def test_what_was_acknowledged_survives_a_kill_and_a_second_start_finds_it(tmp_path: Path) -> None:
     """kill -9 in the middle of indexing: every acknowledged document ends as indexed, no child is left, the same
-    key works, and Ctrl-C then ends everything cleanly.
+    key works, what was spent is what was told, and Ctrl-C then ends everything cleanly.
     """
     data = tmp_path / "data"
     with running_platform(data) as first:
@@ -56,6 +69,11 @@ async def test_what_was_acknowledged_survives_a_kill_and_a_second_start_finds_it
                 retrieval_pb2.SearchRequest(query="What is the first code?", limit=1), metadata=bearer(key), timeout=30
             )
             assert "4711" in found.passages[0].text
+            told = await events_told(data)
+            ledger = (len(told), sum(cost for _, cost in told))
+            async with asyncio.timeout(30):
+                while await _sums(channel, second.admin) != ledger:
+                    await asyncio.sleep(0.2)
         children = psutil.Process(second.process.pid).children(recursive=True)
         assert any("nats-server" in child.name() for child in children)
         assert second.stop(signal.SIGINT) == 0
@@ -63,6 +81,11 @@ async def test_what_was_acknowledged_survives_a_kill_and_a_second_start_finds_it
         assert not alive
         assert not (data / "run.json").exists()
     assert "Traceback" not in second.log.read_text()
+
+
+async def _sums(channel: grpc.aio.Channel, admin: Metadata) -> tuple[int, Decimal]:
+    ((calls, cost),) = await sql(channel, admin, SUMS)
+    return int(calls), Decimal(cost)
 
 
 async def test_a_second_instance_on_the_folder_is_told_so(tmp_path: Path) -> None:
