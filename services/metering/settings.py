@@ -40,7 +40,9 @@ class MeteringSettings(Section):
         default=timedelta(milliseconds=200), description="how long a batch waits to fill up before it is stored"
     )
     ack_wait: timedelta = Field(
-        default=timedelta(seconds=120), description="after this long without a word a usage event is delivered again"
+        default=timedelta(seconds=20),
+        description="after this long without a word a usage event is delivered again, as after a crash; "
+        "storing it twice is harmless",
     )
     rollup_interval: timedelta = Field(
         default=timedelta(seconds=2), description="shortest time between two rollups; bounds how late costs show"

@@ -71,7 +71,8 @@ async def test_what_was_acknowledged_survives_a_kill_and_a_second_start_finds_it
             assert "4711" in found.passages[0].text
             told = await events_told(data)
             ledger = (len(told), sum(cost for _, cost in told))
-            async with asyncio.timeout(30):
+            # What the killed process had in hand is delivered again after the consumer's ack_wait.
+            async with asyncio.timeout(90):
                 while await _sums(channel, second.admin) != ledger:
                     await asyncio.sleep(0.2)
         children = psutil.Process(second.process.pid).children(recursive=True)
