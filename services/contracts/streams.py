@@ -41,6 +41,11 @@ class BucketSpec:
     """Zero keeps values for good."""
 
 
+def dead_letter_subject(consumer: str, tenant: str) -> str:
+    """Where `consumer` tells what it gave up; `tenant` is "-" when the message does not say whose it is."""
+    return f"dead_letters.v1.{consumer}.{tenant}"
+
+
 DOCUMENTS_STREAM = StreamSpec(
     name="DOCUMENTS",
     subjects=tuple(e.subject("ingest") for e in (DocumentAccepted, DocumentIndexed, DocumentFailed, DocumentDeleted)),
@@ -57,7 +62,7 @@ USAGE_STREAM = StreamSpec(
 )
 DEAD_LETTERS_STREAM = StreamSpec(
     name="DEAD_LETTERS",
-    subjects=("dead_letters.v1.*.*",),
+    subjects=(dead_letter_subject("*", "*"),),
     purpose="messages no consumer could handle, with the reason",
     max_age=timedelta(days=90),
     max_bytes=256 * MIB,
@@ -73,8 +78,3 @@ TURNS_BUCKET = BucketSpec(
     "turns", "which documents a worker is at; expires with a worker that died", ttl=timedelta(seconds=30)
 )
 BUCKETS = (TENANTS_BUCKET, KEYS_BUCKET, DOCUMENTS_BUCKET, TURNS_BUCKET)
-
-
-def dead_letter_subject(consumer: str, tenant: str) -> str:
-    """Where `consumer` tells what it gave up; `tenant` is "-" when the message does not say whose it is."""
-    return f"dead_letters.v1.{consumer}.{tenant}"

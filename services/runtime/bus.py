@@ -47,15 +47,9 @@ class Bus:
     """A connection to NATS JetStream."""
 
     def __init__(self, client: Client, settings: BusSettings) -> None:
-        self._client = client
         self._js = client.jetstream(timeout=settings.publish_timeout.total_seconds())
         self._settings = settings
         self._dead_letters = DeadLetters(self._publish)
-
-    @property
-    def connected(self) -> bool:
-        """Whether the bus answers at the moment."""
-        return self._client.is_connected
 
     async def publish(self, owner: str, event: Event) -> None:
         """Tells an event; returns when it is stored.
