@@ -8,7 +8,7 @@ from uuid import UUID
 from services.contracts.events import TokenUsage
 from services.inference.cascade import AnswerStatus, Verdict
 from services.inference.drafts import Citation
-from services.knowledge.passages import Hit
+from services.knowledge.passages import Hit, Vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,8 @@ class Found:
 
     hits: tuple[Hit, ...]
     """Best first."""
+    question_vector: Vector
+    """Of unit length, shape (dimension,)."""
     cost_usd: Decimal
     """What retrieval used; it accounts for that itself."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from services.contracts.events import TokenUsage
-from services.knowledge.passages import Hit, Passage
+from services.knowledge.passages import Hit, Passage, Vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,8 @@ class Task:
     """What a stage is to answer and from what."""
 
     question: str
+    question_vector: Vector
+    """Of unit length, shape (dimension,)."""
     hits: tuple[Hit, ...]
     """Best first."""
     max_output_tokens: int = 0

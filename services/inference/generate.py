@@ -93,7 +93,7 @@ class Generate:
 
     def _task(self, question: Question, found: Found) -> Task:
         deadline = question.deadline - self._settings.deadline_reserve.total_seconds()
-        return Task(question.text, found.hits, question.max_output_tokens, deadline)
+        return Task(question.text, found.question_vector, found.hits, question.max_output_tokens, deadline)
 
     async def _run(
         self, tenant: TenantId, question: Question, task: Task, gate: Gate, cascade: Cascade

@@ -18,8 +18,8 @@ _CHARS_PER_TOKEN = 4
 class ExtractStage:
     """Answers with sentences of the passages.
 
-    Sentences are ranked by their words first; only as many as the settings say are embedded, with the question, in
-    one call: that bounds the stage's time and cost.
+    Sentences are ranked by their words first; only as many as the settings say are embedded, in one call:
+    that bounds the stage's time and cost.
     """
 
     operation: Literal["chat", "embeddings"] = "embeddings"
@@ -38,7 +38,7 @@ class ExtractStage:
         if not found:
             yield Draft("", 0.0)
             return
-        texts = [task.question, *(candidate.text for candidate in found)]
+        texts = [candidate.text for candidate in found]
         try:
             embeddings = await self._embedder.embed(texts, Priority.QUESTION)
         except Failure:
@@ -49,7 +49,7 @@ class ExtractStage:
             tab.put(TokenUsage(uncached_input=estimate), estimated=True)
             raise
         tab.put(TokenUsage(uncached_input=sum(embeddings.tokens)))
-        best = ranked(found, embeddings.vectors[0], embeddings.vectors[1:])
+        best = ranked(found, task.question_vector, embeddings.vectors)
         text, citations = short_answer(best, self._settings.max_sentences, self._settings.max_words)
         yield Draft(text, self._logistic.probability(confidence.signals(best)), citations)
 

@@ -7,6 +7,7 @@ from decimal import Decimal
 from uuid import UUID
 
 import grpc
+import numpy as np
 from headwater.inference.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 from headwater.retrieval.v1 import retrieval_pb2
 
@@ -72,7 +73,11 @@ def retriever(clients: Clients) -> Retrieve:
     async def retrieve(tenant: TenantId, question: Question, limit: int) -> Found:
         # The tenant travels in the caller's own credential: retrieval takes nobody's word for it.
         request = retrieval_pb2.SearchRequest(
-            query=question.text, limit=limit, document_ids=question.document_ids, feature=question.feature
+            query=question.text,
+            limit=limit,
+            document_ids=question.document_ids,
+            feature=question.feature,
+            include_query_embedding=True,
         )
         try:
             response = await clients.retrieval.Search(
@@ -80,7 +85,8 @@ def retriever(clients: Clients) -> Retrieve:
             )
         except grpc.aio.AioRpcError as error:
             raise failure_of(error) from error
-        return Found(tuple(map(_hit, response.passages)), Decimal(response.usage.cost_usd or 0))
+        vector = np.asarray(response.query_embedding.values, dtype=np.float32)
+        return Found(tuple(map(_hit, response.passages)), vector, Decimal(response.usage.cost_usd or 0))
 
     return retrieve
 

@@ -40,7 +40,7 @@ class Extract1Settings(ExtractSettings):
 
     threshold: Threshold = 0.65
     passages: Passages = 5
-    embedded_sentences: EmbeddedSentences = 4
+    embedded_sentences: EmbeddedSentences = 3
     max_sentences: MaxSentences = 1
     max_words: MaxWords = 1
 

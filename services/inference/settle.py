@@ -10,6 +10,7 @@ from services.contracts.prices import Cost
 from services.contracts.tenants import TenantId
 from services.inference.answers import Question
 from services.inference.drafts import Stage, Tab
+from services.runtime.seen_through import seen_through
 from services.runtime.telemetry import log
 
 PriceOf = Callable[[str, str, TokenUsage, datetime], Cost]
@@ -63,20 +64,10 @@ class Settlement:
             succeeded=succeeded,
             latency_ms=round(latency.total_seconds() * 1000),
         )
-        await self._told(call)
+        await seen_through(self._told(call))
         return cost
 
     async def _told(self, usage: UsageSettled) -> None:
-        telling = asyncio.create_task(self._within_time(usage))
-        try:
-            await asyncio.shield(telling)
-        except asyncio.CancelledError:
-            await asyncio.wait({telling})
-            if telling.exception() is not None:
-                log.error("usage not told of a call whose caller left", reason=str(telling.exception()))
-            raise
-
-    async def _within_time(self, usage: UsageSettled) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._tell(usage)

@@ -5,7 +5,7 @@ from typing import Any
 from headwater.retrieval.v1 import retrieval_pb2 as pb
 from headwater.retrieval.v1.retrieval_pb2_grpc import RetrievalServiceServicer
 
-from services.knowledge.passages import Hit
+from services.knowledge.passages import Hit, Vector
 from services.retrieval.search import Charge, Search
 from services.runtime.identity import caller_tenant
 
@@ -18,7 +18,7 @@ class RetrievalRpc(RetrievalServiceServicer):
         self._default_limit = default_limit
 
     async def Search(self, request: pb.SearchRequest, _: Any) -> pb.SearchResponse:
-        hits, charge = await self._search.search(
+        found = await self._search.search(
             caller_tenant(),
             request.query,
             limit=request.limit or self._default_limit,
@@ -26,13 +26,15 @@ class RetrievalRpc(RetrievalServiceServicer):
             min_similarity=request.min_similarity if request.HasField("min_similarity") else -1.0,
             feature=request.feature,
         )
-        return pb.SearchResponse(passages=map(_passage, hits), usage=_usage(charge))
+        return pb.SearchResponse(
+            passages=map(_passage, found.hits),
+            usage=_usage(found.charge),
+            query_embedding=_embedding(found.query_vector) if request.include_query_embedding else None,
+        )
 
     async def Embed(self, request: pb.EmbedRequest, _: Any) -> pb.EmbedResponse:
         vectors, charge = await self._search.embed(caller_tenant(), request.texts, feature=request.feature)
-        return pb.EmbedResponse(
-            embeddings=(pb.Embedding(values=vector.tolist()) for vector in vectors), usage=_usage(charge)
-        )
+        return pb.EmbedResponse(embeddings=map(_embedding, vectors), usage=_usage(charge))
 
 
 def _passage(hit: Hit) -> pb.Passage:
@@ -50,6 +52,10 @@ def _passage(hit: Hit) -> pb.Passage:
         score=hit.score,
         similarity=hit.similarity,
     )
+
+
+def _embedding(vector: Vector) -> pb.Embedding:
+    return pb.Embedding(values=vector.tolist())
 
 
 def _usage(charge: Charge) -> pb.Usage:

@@ -25,6 +25,17 @@ class Charge:
     cost_usd: Decimal
 
 
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found."""
+
+    hits: list[Hit]
+    """Best first."""
+    query_vector: Vector
+    """Shape (dimension,), of unit length."""
+    charge: Charge
+
+
 class Search:
     """Finds passages and embeds texts, at the tenant's cost."""
 
@@ -45,7 +56,7 @@ class Search:
         document_ids: Sequence[str] = (),
         min_similarity: float = -1.0,
         feature: str = "",
-    ) -> tuple[list[Hit], Charge]:
+    ) -> SearchResult:
         """The passages nearest to `query`, best first.
 
         Raises:
@@ -59,7 +70,7 @@ class Search:
             document_ids=tuple(document_ids),
             min_similarity=min_similarity,
         )
-        return await self._store.search(tenant, wanted), charge
+        return SearchResult(await self._store.search(tenant, wanted), wanted.vector, charge)
 
     async def embed(self, tenant: TenantId, texts: Sequence[str], *, feature: str = "") -> tuple[Vector, Charge]:
         """The embeddings of `texts`, shape (texts, dimension).

@@ -14,9 +14,10 @@ from services.contracts.failures import Busy
 from services.contracts.prices import PriceBook
 from services.contracts.tenants import TenantId
 from services.inference.answers import Found, Question
+from services.inference.drafts import Task
 from services.inference.terms import terms
 from services.knowledge.embedder import Embeddings, Priority
-from services.knowledge.passages import Chunk, Hit, Passage
+from services.knowledge.passages import Chunk, Hit, Passage, Vector
 
 TENANT = TenantId("acme")
 CALL = UUID(int=1)
@@ -24,12 +25,24 @@ REQUEST = UUID(int=2)
 PRICES = PriceBook({})
 
 
+_DIMENSION = 256
+
+
+def bag(text: str) -> Vector:
+    """A hashed bag of words, of unit length."""
+    vector = np.zeros(_DIMENSION, dtype=np.float32)
+    vector[0] = 1e-3
+    for term in terms(text):
+        vector[int.from_bytes(hashlib.sha256(term.encode()).digest()[:2]) % _DIMENSION] += 1
+    return vector / np.float32(np.linalg.norm(vector))
+
+
 class BagEmbedder:
     """Texts that share words are near each other. Counts a token a word; fails or waits when told to."""
 
     provider = "local"
     model = "all-minilm-l6-v2"
-    dimension = 256
+    dimension = _DIMENSION
     window_tokens = 254
 
     def __init__(self) -> None:
@@ -45,20 +58,14 @@ class BagEmbedder:
         raise NotImplementedError
 
     async def embed(self, texts: Sequence[str], priority: Priority) -> Embeddings:
-        """One hashed bag of words a text."""
+        """A bag of words a text."""
         self.calls.append(list(texts))
         self.priorities.append(priority)
         self.asked.set()
         if self.away:
             raise Busy("EMBEDDER_FULL", "too many texts are waiting")
         await self.gate.wait()
-        vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
-        for row, text in zip(vectors, texts, strict=True):
-            row[0] = 1e-3
-            for term in terms(text):
-                row[int.from_bytes(hashlib.sha256(term.encode()).digest()[:2]) % self.dimension] += 1
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        return Embeddings(vectors, tuple(len(text.split()) for text in texts))
+        return Embeddings(np.stack([bag(text) for text in texts]), tuple(len(text.split()) for text in texts))
 
 
 class Teller:
@@ -96,7 +103,7 @@ class Library:
     async def __call__(self, tenant: TenantId, question: Question, limit: int) -> Found:
         """Finds them, whatever is asked."""
         self.asked.append((tenant, question, limit))
-        return Found(self.hits[:limit], Decimal("0.000001"))
+        return Found(self.hits[:limit], bag(question.text), Decimal("0.000001"))
 
 
 def hit(number: int, text: str, similarity: float = 0.6, start_char: int = 0) -> Hit:
@@ -110,6 +117,11 @@ def question(text: str, deadline_s: float = 30.0, max_output_tokens: int = 0) ->
     """A question with time to answer it."""
     deadline = time.monotonic() + deadline_s
     return Question(text, CALL, REQUEST, deadline, feature="help", max_output_tokens=max_output_tokens)
+
+
+def to_answer(text: str, *hits: Hit, max_output_tokens: int = 0, deadline: float = float("inf")) -> Task:
+    """What a stage is to answer."""
+    return Task(text, bag(text), hits, max_output_tokens, deadline)
 
 
 BRIDGE = hit(

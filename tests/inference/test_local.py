@@ -10,10 +10,10 @@ from services.inference.drafts import Draft, Tab, Task
 from services.inference.local import ExtractStage, extract_1, extract_20
 from services.inference.settings import InferenceSettings
 from services.knowledge.embedder import Priority
-from tests.inference.samples import BRIDGE, EASY, MARKET, MUSEUM, BagEmbedder, hit
+from tests.inference.samples import BRIDGE, EASY, MARKET, MUSEUM, BagEmbedder, hit, to_answer
 
 SETTINGS = InferenceSettings()
-TASK = Task(EASY, (BRIDGE, MUSEUM, MARKET))
+TASK = to_answer(EASY, BRIDGE, MUSEUM, MARKET)
 
 
 async def _draft(stage: ExtractStage, task: Task, tab: Tab) -> Draft:
@@ -39,24 +39,24 @@ async def test_extract_20_answers_with_a_few() -> None:
 async def test_a_question_the_passages_do_not_touch_gets_low_confidence() -> None:
     """Nothing in common means nothing to be sure of."""
     stage = extract_1(SETTINGS.extract_1, BagEmbedder())
-    off_topic = await _draft(stage, Task("Who discovered penicillin?", (MUSEUM, MARKET)), Tab())
+    off_topic = await _draft(stage, to_answer("Who discovered penicillin?", MUSEUM, MARKET), Tab())
     on_topic = await _draft(stage, TASK, Tab())
     assert off_topic.confidence < SETTINGS.answer_floor < SETTINGS.extract_1.threshold < on_topic.confidence
 
 
 async def test_one_bounded_call_serves_the_waiting_first() -> None:
-    """Question and sentences go together, no more than the settings allow, before documents."""
+    """Sentences go together, no more than the settings allow, before documents; the question was embedded already."""
     embedder = BagEmbedder()
     many = tuple(hit(n, f"Bridge number {n} is old. It is {n} metres long.") for n in range(1, 40))
-    await _draft(extract_20(SETTINGS.extract_20, embedder), Task(EASY, many), Tab())
+    await _draft(extract_20(SETTINGS.extract_20, embedder), to_answer(EASY, *many), Tab())
     (call,) = embedder.calls
-    assert call[0] == EASY
-    assert len(call) == 1 + SETTINGS.extract_20.embedded_sentences
+    assert EASY not in call
+    assert len(call) == SETTINGS.extract_20.embedded_sentences
     assert embedder.priorities == [Priority.QUESTION]
 
 
 async def test_what_was_embedded_is_on_the_tab() -> None:
-    """Tokens of question and sentences, as the model counts them."""
+    """Tokens of the sentences, as the model counts them."""
     embedder, tab = BagEmbedder(), Tab()
     await _draft(extract_1(SETTINGS.extract_1, embedder), TASK, tab)
     tokens = sum(len(text.split()) for text in embedder.calls[0])
@@ -89,5 +89,5 @@ async def test_an_abandoned_call_is_estimated() -> None:
 async def test_passages_without_words_hold_no_answer() -> None:
     """There is nothing to embed and nothing to say."""
     embedder = BagEmbedder()
-    draft = await _draft(extract_1(SETTINGS.extract_1, embedder), Task(EASY, (hit(1, " \n "),)), Tab())
+    draft = await _draft(extract_1(SETTINGS.extract_1, embedder), to_answer(EASY, hit(1, " \n ")), Tab())
     assert (draft.text, embedder.calls) == ("", [])

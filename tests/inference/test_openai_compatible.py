@@ -16,10 +16,10 @@ from services.contracts.failures import Busy, Exhausted, Failure, Rejected
 from services.inference.drafts import Draft, Tab, Task
 from services.inference.openai_compatible import endpoint_stage
 from services.inference.settings import EndpointSettings
-from tests.inference.samples import BRIDGE, EASY, MUSEUM
+from tests.inference.samples import BRIDGE, EASY, MUSEUM, to_answer
 from tests.upstream.openai_server import Misbehaviour, Upstream, upstream
 
-TASK = Task(EASY, (BRIDGE, MUSEUM))
+TASK = to_answer(EASY, BRIDGE, MUSEUM)
 TOLD = TokenUsage(uncached_input=70, cache_read=30, output=15, reasoning=5)
 
 
@@ -58,7 +58,7 @@ async def test_the_answer_comes_in_pieces_and_then_whole(server: Upstream) -> No
 
 async def test_the_request_is_what_the_api_asks_for(server: Upstream) -> None:
     """Streamed with usage, bounded, under the key."""
-    await _ask(server, Task(EASY, (BRIDGE,), max_output_tokens=7), api_key=SecretStr("sk-1"))
+    await _ask(server, to_answer(EASY, BRIDGE, max_output_tokens=7), api_key=SecretStr("sk-1"))
     (asked,) = server.requests
     assert asked["stream"] is True
     assert asked["stream_options"] == {"include_usage": True}
@@ -182,13 +182,13 @@ async def test_a_server_that_is_not_there_costs_nothing() -> None:
 async def test_the_callers_deadline_ends_the_wait(server: Upstream) -> None:
     """A caller who has no time left does not wait for the stage's own limits."""
     server.misbehaviour = "stall"
-    _, _, _, failure = await _ask(server, Task(EASY, (BRIDGE,), deadline=time.monotonic() + 0.2))
+    _, _, _, failure = await _ask(server, to_answer(EASY, BRIDGE, deadline=time.monotonic() + 0.2))
     assert failure.reason == "PROVIDER_TIMEOUT"
 
 
 async def test_without_time_nothing_is_asked(server: Upstream) -> None:
     """A call that must come too late is not made."""
-    _, _, tab, failure = await _ask(server, Task(EASY, (BRIDGE,), deadline=time.monotonic() - 1))
+    _, _, tab, failure = await _ask(server, to_answer(EASY, BRIDGE, deadline=time.monotonic() - 1))
     assert failure.reason == "DEADLINE_NEAR"
     assert (tab.tokens, server.requests) == (None, [])
 

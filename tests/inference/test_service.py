@@ -29,7 +29,7 @@ from services.runtime.clients import connected_clients
 from services.runtime.identity import Caller, KeyStore, caller_tenant
 from services.runtime.rpc import RpcServer
 from services.runtime.settings import RpcSettings
-from tests.inference.samples import BRIDGE, EASY, HARD, MARKET, MUSEUM, PRICES, TENANT, BagEmbedder, Teller
+from tests.inference.samples import BRIDGE, EASY, HARD, MARKET, MUSEUM, PRICES, TENANT, BagEmbedder, Teller, bag
 from tests.upstream.openai_server import upstream
 
 if TYPE_CHECKING:
@@ -63,7 +63,12 @@ class Shelf(RetrievalServiceServicer):
         if self.away:
             raise Busy("STORE_AWAY", "the vector store does not answer")
         usage = retrieval_pb2.Usage(model="m", input_tokens=10, cost_usd="0.0000001")
-        return retrieval_pb2.SearchResponse(passages=map(_passage, (BRIDGE, MUSEUM, MARKET)), usage=usage)
+        assert request.include_query_embedding
+        return retrieval_pb2.SearchResponse(
+            passages=map(_passage, (BRIDGE, MUSEUM, MARKET)),
+            usage=usage,
+            query_embedding=retrieval_pb2.Embedding(values=bag(request.query).tolist()),
+        )
 
     async def Embed(self, request: Any, context: Any) -> retrieval_pb2.EmbedResponse:
         """Not asked by inference."""

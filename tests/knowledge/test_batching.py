@@ -28,3 +28,9 @@ def test_a_padded_batch_stays_within_its_tokens(lengths: list[int]) -> None:
 def test_texts_of_like_length_go_together() -> None:
     """Padding is not computed: long texts wait for the next batch."""
     assert sorted(take([30, 900, 33, 900, 31], window_tokens=254, batch_tokens=60)) == [0, 2, 4]
+
+
+def test_padding_dearer_than_a_batch_is_not_computed() -> None:
+    """Four short sentences do not wait in the shape of a fifth, long one."""
+    assert sorted(take([60, 60, 60, 60, 600], window_tokens=254, batch_tokens=1024)) == [0, 1, 2, 3]
+    assert sorted(take([60, 60, 60, 60, 90], window_tokens=254, batch_tokens=1024)) == [0, 1, 2, 3, 4]

@@ -29,6 +29,7 @@ class SearchRequest(_message.Message):
     DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
     MIN_SIMILARITY_FIELD_NUMBER: _builtins.int
     FEATURE_FIELD_NUMBER: _builtins.int
+    INCLUDE_QUERY_EMBEDDING_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """What is looked for, in the tenant's words."""
     limit: _builtins.int
@@ -37,6 +38,10 @@ class SearchRequest(_message.Message):
     """Passages whose cosine similarity to the query is below this are left out."""
     feature: _builtins.str
     """The product feature that asks, for cost reports."""
+    include_query_embedding: _builtins.bool
+    """Returns the query's embedding too, for a caller that goes on to compare
+    it with other texts and need not pay for it twice.
+    """
     @_builtins.property
     def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only passages of these documents; empty means all of the tenant's."""
@@ -49,10 +54,11 @@ class SearchRequest(_message.Message):
         document_ids: _abc.Iterable[_builtins.str] | None = ...,
         min_similarity: _builtins.float | None = ...,
         feature: _builtins.str = ...,
+        include_query_embedding: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "min_similarity", b"min_similarity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "document_ids", b"document_ids", "feature", b"feature", "limit", b"limit", "min_similarity", b"min_similarity", "query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "document_ids", b"document_ids", "feature", b"feature", "include_query_embedding", b"include_query_embedding", "limit", b"limit", "min_similarity", b"min_similarity", "query", b"query"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_similarity: _TypeAlias = _typing.Literal["min_similarity"]  # noqa: Y015
     _WhichOneofArgType__min_similarity: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity"]  # noqa: Y015
@@ -162,6 +168,7 @@ class SearchResponse(_message.Message):
 
     PASSAGES_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    QUERY_EMBEDDING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def passages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Passage]:
         """Best first."""
@@ -170,15 +177,20 @@ class SearchResponse(_message.Message):
     def usage(self) -> Global___Usage:
         """What the search used."""
 
+    @_builtins.property
+    def query_embedding(self) -> Global___Embedding:
+        """The query's, when it was asked for."""
+
     def __init__(
         self,
         *,
         passages: _abc.Iterable[Global___Passage] | None = ...,
         usage: Global___Usage | None = ...,
+        query_embedding: Global___Embedding | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["query_embedding", b"query_embedding", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["passages", b"passages", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["passages", b"passages", "query_embedding", b"query_embedding", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
