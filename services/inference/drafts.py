@@ -1,6 +1,7 @@
 """Drafts: what a stage of the cascade is asked, what it answers and what it used."""
 
 from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -60,6 +61,26 @@ class Tab:
         """Replaces what is on the tab."""
         self.tokens = tokens
         self.estimated = estimated
+
+
+class Meter(Protocol):
+    """Where the paid calls of one stage are reserved, priced, told and settled."""
+
+    def call(self, provider: str, model: str, worst: TokenUsage) -> AbstractAsyncContextManager[Tab]:
+        """Encloses one call of a model: reserves its worst case, gives its tab, settles what is on that at the end.
+
+        It settles however the block ends, cancelled or not. A tab left empty was no call: its reservation is released.
+        Every further call of a stage (a retry that may have been charged before, a second sample) is one of its own.
+
+        Args:
+            provider: whose prices apply.
+            model: its name there.
+            worst: more than the call can possibly use.
+
+        Raises:
+            Exhausted: on entering: the budget has no room for it; nothing was reserved.
+            Busy: the bus is away, so that it could go unaccounted.
+        """
 
 
 class Stage(Protocol):

@@ -1,0 +1,1 @@
+"""Model providers: their protocols, their token accounting and the HTTP to reach them."""
