@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 from uuid import uuid4
@@ -43,7 +44,7 @@ class RpcServer:
 
     def __init__(self, settings: RpcSettings, keys: KeyStore) -> None:
         self._settings = settings
-        self._access: dict[str, auth_pb2.Access] = {}
+        self._access: dict[str, _Access] = {}
         self._services: list[str] = []
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
@@ -80,7 +81,9 @@ class RpcServer:
             options = method.GetOptions()
             if not options.HasExtension(auth_pb2.access):
                 raise ValueError(f"{service}/{method.name} does not say who may call it (headwater.auth.v1.access)")
-            self._access[f"/{service}/{method.name}"] = options.Extensions[auth_pb2.access]
+            access = options.Extensions[auth_pb2.access]
+            scopes = frozenset(map(auth_pb2.Scope.Name, access.any_scope))
+            self._access[f"/{service}/{method.name}"] = _Access(scopes, access.tenant_required)
         self._services.append(service)
 
     def listen(self) -> str:
@@ -124,19 +127,31 @@ class RpcServer:
             await self._server.stop(drain_timeout.total_seconds())
 
 
+@dataclass(frozen=True, slots=True)
+class _Access:
+    """Who may call a method."""
+
+    any_scope: frozenset[str]
+    tenant_required: bool
+
+
 class _Guard(grpc.aio.ServerInterceptor):
     """Stands before every method."""
 
-    def __init__(self, keys: KeyStore, access: dict[str, auth_pb2.Access], settings: RpcSettings) -> None:
+    def __init__(self, keys: KeyStore, access: dict[str, _Access], settings: RpcSettings) -> None:
         self._keys = keys
         self._access = access
         self._settings = settings
+        self._guarded_handlers: dict[str, Any] = {}
 
     async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
-        handler = await continuation(details)
-        if handler is None or details.method.startswith(_OPEN_SERVICES):
-            return handler
-        return self._wrapped(handler, details.method)
+        guarded = self._guarded_handlers.get(details.method)
+        if guarded is None:
+            handler = await continuation(details)
+            if handler is None or details.method.startswith(_OPEN_SERVICES):
+                return handler
+            guarded = self._guarded_handlers[details.method] = self._wrapped(handler, details.method)
+        return guarded
 
     def _wrapped(self, handler: Any, method: str) -> Any:
         def guarded(context: Any) -> AbstractAsyncContextManager[None]:
@@ -212,9 +227,8 @@ class _Guard(grpc.aio.ServerInterceptor):
             raise Unauthenticated("KEY_MISSING", "send an API key as metadata: authorization: Bearer hw_…")
         who = await self._keys.authenticate(key.strip())
         access = self._access[method]
-        allowed = {auth_pb2.Scope.Name(scope) for scope in access.any_scope}
-        if not allowed & who.scopes:
-            raise Denied("SCOPE_MISSING", f"this call needs a key with {' or '.join(sorted(allowed))}")
+        if access.any_scope.isdisjoint(who.scopes):
+            raise Denied("SCOPE_MISSING", f"this call needs a key with {' or '.join(sorted(access.any_scope))}")
         if access.tenant_required and who.tenant is None:
             raise Denied("TENANT_KEY_REQUIRED", "this call is about one tenant's data: use a key of that tenant")
         set_caller(who)
