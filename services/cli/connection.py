@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 import grpc
 from headwater.inference.v1.inference_pb2_grpc import InferenceServiceStub
+from headwater.inference.v1.policies_pb2_grpc import PolicyServiceStub
 from headwater.ingest.v1.ingest_pb2_grpc import IngestServiceStub
 from headwater.metering.v1.metering_pb2_grpc import MeteringServiceStub
 from headwater.metering.v1.tenants_pb2_grpc import TenantServiceStub
@@ -23,6 +24,7 @@ from services.contracts.tenants import TenantId, tenant_id
 if TYPE_CHECKING:
     # Only the stubs' type declarations know these.
     from headwater.inference.v1.inference_pb2_grpc import InferenceServiceAsyncStub
+    from headwater.inference.v1.policies_pb2_grpc import PolicyServiceAsyncStub
     from headwater.ingest.v1.ingest_pb2_grpc import IngestServiceAsyncStub
     from headwater.metering.v1.metering_pb2_grpc import MeteringServiceAsyncStub
     from headwater.metering.v1.tenants_pb2_grpc import TenantServiceAsyncStub
@@ -149,6 +151,7 @@ class Connection:
         self.ingest: IngestServiceAsyncStub = IngestServiceStub(channel)
         self.retrieval: RetrievalServiceAsyncStub = RetrievalServiceStub(channel)
         self.inference: InferenceServiceAsyncStub = InferenceServiceStub(channel)
+        self.policies: PolicyServiceAsyncStub = PolicyServiceStub(channel)
         self.metering: MeteringServiceAsyncStub = MeteringServiceStub(channel)
         self.tenants: TenantServiceAsyncStub = TenantServiceStub(channel)
         self.terms: CallTerms = {

@@ -14,7 +14,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from services.cli import ask, costs, docs, key, put, search, sql, tenant
+from services.cli import ask, budget, cascade_command, costs, docs, key, policy, put, search, sql, tenant
 from services.cli.errors import MEANINGS, CommandFailed, Exit, of_failure
 from services.cli.rendering import note
 from services.contracts.failures import Failure
@@ -30,7 +30,7 @@ SERVER_COMMANDS: Mapping[str, str] = MappingProxyType(
         "streams": "Create and update the message streams.",
     }
 )
-CLIENT_COMMANDS = ("tenant", "key", "put", "docs", "search", "ask", "costs", "sql")
+CLIENT_COMMANDS = ("tenant", "key", "put", "docs", "search", "ask", "policy", "cascade", "costs", "budget", "sql")
 """In the order in which a newcomer needs them."""
 
 DEBUG = "HEADWATER_DEBUG"
@@ -76,8 +76,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(tenant.app, name="tenant")
+app.add_typer(budget.app, name="budget")
 app.add_typer(key.app, name="key")
 app.add_typer(docs.app, name="docs")
+app.add_typer(policy.app, name="policy")
+app.add_typer(cascade_command.app, name="cascade")
 for _module in (put, search, ask, costs, sql):
     _module.register(app)
 

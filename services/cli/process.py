@@ -24,6 +24,7 @@ from services.knowledge.sentence_transformer import SentenceTransformerEmbedder
 from services.knowledge.store import VectorStore
 from services.metering import clickhouse
 from services.metering import service as metering
+from services.metering.budgets import PlanCaps
 from services.retrieval import service as retrieval
 from services.runtime.bus import Bus, apply_streams, connected
 from services.runtime.clients import connected_clients
@@ -157,7 +158,8 @@ async def _open_roles(
     """
     prices = PriceBook(settings.prices)
     worker, api = only is not Half.API, only is not Half.WORKER
-    embeds = (worker and Role.INGEST in roles) or (api and roles & {Role.RETRIEVAL, Role.INFERENCE})
+    drafts = Role.INFERENCE in roles and settings.inference.local_stages
+    embeds = (worker and Role.INGEST in roles) or (api and (Role.RETRIEVAL in roles or drafts))
     stores = (worker and Role.INGEST in roles) or (api and Role.RETRIEVAL in roles)
     # The model takes the longest to load, and it loads in a thread: metering is opened meanwhile.
     loading = asyncio.create_task(SentenceTransformerEmbedder.load(settings.knowledge.embedding)) if embeds else None
@@ -185,8 +187,8 @@ async def _open_roles(
             await stack.enter_async_context(ingest.serving(settings.ingest, bus=bus, blobs=blobs, server=server))
     if api and Role.RETRIEVAL in roles and store and embedder:
         retrieval.serve(settings.retrieval, bus=bus, store=store, embedder=embedder, prices=prices, server=server)
-    if api and Role.INFERENCE in roles and embedder:
-        await _open_inference(settings, bus, server, embedder, prices, stack)
+    if api and Role.INFERENCE in roles:
+        await _open_inference(settings, bus, server, embedder if drafts else None, prices, stack)
 
 
 async def _open_metering(
@@ -205,9 +207,21 @@ async def _open_metering(
     database = await stack.enter_async_context(clickhouse.connected(settings.metering, folder / "clickhouse"))
     await stack.enter_async_context(
         metering.running(
-            settings.metering, clickhouse=database, bus=bus, keys=keys, server=server, worker=worker, api=api
+            settings.metering,
+            clickhouse=database,
+            bus=bus,
+            keys=keys,
+            server=server,
+            plans=_plan_caps(settings),
+            worker=worker,
+            api=api,
         )
     )
+
+
+def _plan_caps(settings: Settings) -> PlanCaps:
+    admission = settings.inference.admission
+    return PlanCaps({name: plan.monthly_cap_usd for name, plan in admission.plans.items()}, admission.default_plan)
 
 
 async def _open_store(settings: Settings, embedder: Embedder, stack: AsyncExitStack) -> VectorStore:
@@ -218,20 +232,14 @@ async def _open_store(settings: Settings, embedder: Embedder, stack: AsyncExitSt
 
 
 async def _open_inference(
-    settings: Settings, bus: Bus, server: RpcServer, embedder: Embedder, prices: PriceBook, stack: AsyncExitStack
+    settings: Settings, bus: Bus, server: RpcServer, embedder: Embedder | None, prices: PriceBook, stack: AsyncExitStack
 ) -> None:
     address = settings.clients.retrieval_address
     certificate = settings.clients.ca_certificate if address else None
     clients = await stack.enter_async_context(connected_clients(address or server.listen_locally(), certificate))
+    reach = inference.Reach(inference.retriever(clients), partial(bus.publish, Role.INFERENCE.value), bus)
     await stack.enter_async_context(
-        inference.running(
-            settings.inference,
-            embedder=embedder,
-            search=inference.retriever(clients),
-            tell=partial(bus.publish, Role.INFERENCE.value),
-            prices=prices,
-            server=server,
-        )
+        inference.running(settings.inference, reach, embedder=embedder, prices=prices, server=server)
     )
 
 

@@ -23,6 +23,7 @@ MAX_TOKENS_PER_CALL = 100_000_000
 TenantField = Annotated[TenantId, Field(pattern=TENANT_ID_PATTERN)]
 TokenCount = Annotated[int, Field(ge=0, le=MAX_TOKENS_PER_CALL)]
 Label = Annotated[str, Field(max_length=200)]
+Labels = Annotated[dict[Label, Label], Field(max_length=16)]
 DocumentId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
 ContentHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 in hex."""
@@ -133,15 +134,39 @@ class UsageSettled(Event):
     provider: Label
     model: Label
     feature: Label = ""
+    key_id: Label = ""
+    """The API key that made the request."""
+    outcome_id: Label = ""
+    """The business outcome that the request works towards."""
+    user: Label = ""
+    """A pseudonym of the person who asked."""
+    labels: Labels = {}
     tokens: TokenUsage
     cost_usd: Annotated[Decimal, Field(ge=0, max_digits=38, decimal_places=12, allow_inf_nan=False)]
     price_source: Label
     """Which entry of the price book it was priced by."""
     estimated: bool = False
     """The provider did not tell the usage, or the price is a fallback."""
+    provisional: bool = False
+    """It stands in for a call whose process died before it could tell; the truth replaces it, told before or after."""
     succeeded: bool = True
     """The call gave a result; a failed call may cost all the same."""
     latency_ms: NonNegativeInt = 0
+
+
+class BudgetThresholdReached(Event):
+    """Settled spending of a budget reached a share of its cap; told once a budget, period and share."""
+
+    name = "budget_threshold_reached"
+    owners = ("inference",)
+
+    scope: Annotated[str, Field(max_length=1000)]
+    """As in the ledger's subjects: tenant, feature.<name> or key.<id>."""
+    period: Label
+    """202611 for a month, 20261121 for a day, in UTC."""
+    percent: Annotated[int, Field(ge=1, le=100)]
+    cap_usd: Annotated[Decimal, Field(ge=0, max_digits=38, decimal_places=12, allow_inf_nan=False)]
+    spent_usd: Annotated[Decimal, Field(ge=0, max_digits=38, decimal_places=12, allow_inf_nan=False)]
 
 
 def usage_event_id(tenant: str, request_id: UUID, *call: str | int) -> UUID:
@@ -155,6 +180,7 @@ EVENTS: tuple[type[Event], ...] = (
     DocumentFailed,
     DocumentDeleted,
     UsageSettled,
+    BudgetThresholdReached,
 )
 
 

@@ -4,10 +4,13 @@ Own entries come first (local models, negotiated prices); other models are looke
 snapshot, by the time of the call. A model nobody knows is priced at the fallback and marked as estimated, never $0.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Decimal
+from functools import lru_cache
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,6 +20,8 @@ PICO = Decimal("0.000000000001")
 """The smallest part of a dollar that is kept: prices per million tokens with six decimals stay exact."""
 
 _MILLION = Decimal(1_000_000)
+_PROBE = 1000
+"""Tokens whose price tells the price of one, below any tier."""
 
 
 class Price(BaseModel):
@@ -81,10 +86,84 @@ class PriceBook:
             return Cost(usd, f"genai-prices:{key}")
         return Cost(self._fallback.cost_usd(tokens), "fallback", estimated=True)
 
+    def most(self, provider: str, model: str, tokens: TokenUsage, at: datetime) -> Cost:
+        """The most that a call of no more than `tokens` can cost, however a provider caches its input.
+
+        Writing to a cache costs more than plain input at some providers, and some cache without being asked.
+        """
+        given = tokens.uncached_input + tokens.cache_read + tokens.cache_write
+        nothing = {"uncached_input": 0, "cache_read": 0, "cache_write": 0}
+        ways = (tokens.model_copy(update=nothing | {name: given}) for name in nothing)
+        return max((self.cost(provider, model, way, at) for way in ways), key=lambda cost: cost.usd)
+
 
 def _snapshot_cost(provider: str, model: str, tokens: TokenUsage, at: datetime) -> Decimal | None:
+    found = _found(provider, model)
+    if found is None:
+        return None
+    prices = found.get_prices(at)
+    rates = _rates(_Held(prices))
+    given = tokens.uncached_input + tokens.cache_read + tokens.cache_write
+    if rates.price is not None and given < rates.below_input_tokens:
+        return rates.price.cost_usd(tokens)
+    return _total(prices, tokens).quantize(PICO, rounding=ROUND_HALF_EVEN)
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """A model's prices where they are plain: looking them up each time costs a hundred times the arithmetic."""
+
+    price: Price | None
+    """None: it charges for more than tokens."""
+    below_input_tokens: float
+    """From as many input tokens on, another tier may apply."""
+
+
+class _Held:
+    """Keeps prices alive as long as their rates are kept, told apart by identity."""
+
+    def __init__(self, prices: Any) -> None:
+        self.prices = prices
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Held) and self.prices is other.prices
+
+    def __hash__(self) -> int:
+        return id(self.prices)
+
+
+@lru_cache(maxsize=1024)
+def _found(provider: str, model: str) -> Any:
     # Loading the snapshot takes long enough to keep it off the path of those who never need it.
-    from genai_prices import Usage, calc_price
+    from genai_prices.data_snapshot import get_snapshot
+
+    try:
+        return get_snapshot().find_provider_model(model, None, provider, None)[1]
+    except LookupError:
+        return None
+
+
+@lru_cache(maxsize=1024)
+def _rates(held: _Held) -> _Rates:
+    from genai_prices.types import TieredPrices
+
+    tiers = [price.tiers[0].start for price in vars(held.prices).values() if isinstance(price, TieredPrices)]
+    below = min(tiers, default=math.inf)
+    if below <= _PROBE or _total(held.prices, TokenUsage()) != 0:
+        return _Rates(None, 0)
+    per_million = _MILLION / _PROBE
+    price = Price(
+        input=_total(held.prices, TokenUsage(uncached_input=_PROBE)) * per_million,
+        cache_read=_total(held.prices, TokenUsage(cache_read=_PROBE)) * per_million,
+        cache_write=_total(held.prices, TokenUsage(cache_write=_PROBE)) * per_million,
+        output=_total(held.prices, TokenUsage(output=_PROBE)) * per_million,
+    )
+    return _Rates(price, below)
+
+
+def _total(prices: Any, tokens: TokenUsage) -> Decimal:
+    """As genai-prices itself reckons it, to the last digit."""
+    from genai_prices import Usage
 
     usage = Usage(
         input_tokens=tokens.uncached_input + tokens.cache_read + tokens.cache_write,
@@ -92,8 +171,4 @@ def _snapshot_cost(provider: str, model: str, tokens: TokenUsage, at: datetime) 
         cache_write_tokens=tokens.cache_write,
         output_tokens=tokens.output + tokens.reasoning,
     )
-    try:
-        price = calc_price(usage, model, provider_id=provider, genai_request_timestamp=at)
-    except LookupError:
-        return None
-    return price.total_price.quantize(PICO, rounding=ROUND_HALF_EVEN)
+    return Decimal(prices.calc_price(usage)["total_price"])

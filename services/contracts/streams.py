@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
-from services.contracts.events import DocumentAccepted, DocumentDeleted, DocumentFailed, DocumentIndexed, UsageSettled
+from services.contracts.events import (
+    BudgetThresholdReached,
+    DocumentAccepted,
+    DocumentDeleted,
+    DocumentFailed,
+    DocumentIndexed,
+    UsageSettled,
+)
 
 GIB = 1024**3
 MIB = 1024**2
@@ -22,10 +29,16 @@ class StreamSpec:
     purpose: str
     max_age: timedelta
     max_bytes: int
+    """-1: no limit."""
     full: Literal["refuse", "drop_oldest"] = "refuse"
     """What happens at max_bytes; where a message is a promise, producers are refused rather than messages lost."""
     max_msg_bytes: int = 1 * MIB
     duplicate_window: timedelta = timedelta(minutes=2)
+    storage: Literal["file", "memory"] = "file"
+    counter: bool = False
+    """Every message adds to its subject's whole number, and the acknowledgement tells the sum (ADR-49 of NATS)."""
+    max_msgs_per_subject: int = -1
+    """-1: as many as there are."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +82,58 @@ DEAD_LETTERS_STREAM = StreamSpec(
     full="drop_oldest",
     max_msg_bytes=2 * MIB,
 )
-STREAMS = (DOCUMENTS_STREAM, USAGE_STREAM, DEAD_LETTERS_STREAM)
+ALERTS_STREAM = StreamSpec(
+    name="ALERTS",
+    subjects=tuple(BudgetThresholdReached.subject(owner) for owner in BudgetThresholdReached.owners),
+    purpose="budgets that reached a share of their cap",
+    max_age=timedelta(days=90),
+    max_bytes=256 * MIB,
+    full="drop_oldest",
+    # Longer than a budget's period: whoever sees that a share was reached tells it, and it is stored once.
+    duplicate_window=timedelta(days=32),
+)
+LEDGER_STREAM = StreamSpec(
+    name="LEDGER",
+    subjects=("ledger.v1.>",),
+    purpose="dollars spent and reserved by budget and period, with every open reservation",
+    # A sum is its subject's last message: it must outlive its period, whether or not anything is spent in it.
+    max_age=timedelta(days=100),
+    # A counter stream cannot refuse when it is full, and to drop a sum would forget what was spent: the reconciler
+    # keeps it short instead.
+    max_bytes=-1,
+    full="drop_oldest",
+    counter=True,
+)
+RATES_STREAM = StreamSpec(
+    name="RATES",
+    subjects=("rates.v1.>",),
+    purpose="requests and tokens of this minute by tenant",
+    max_age=timedelta(minutes=3),
+    max_bytes=16 * MIB,
+    full="drop_oldest",
+    storage="memory",
+    counter=True,
+    max_msgs_per_subject=1,
+)
+QUOTAS_STREAM = StreamSpec(
+    name="QUOTAS",
+    subjects=("quotas.v1.>",),
+    purpose="requests and tokens of this day by tenant",
+    max_age=timedelta(days=2),
+    max_bytes=256 * MIB,
+    full="drop_oldest",
+    counter=True,
+    max_msgs_per_subject=1,
+)
+STREAMS = (
+    DOCUMENTS_STREAM,
+    USAGE_STREAM,
+    DEAD_LETTERS_STREAM,
+    ALERTS_STREAM,
+    LEDGER_STREAM,
+    RATES_STREAM,
+    QUOTAS_STREAM,
+)
 
 TENANTS_BUCKET = BucketSpec("tenants", "who may use the platform", max_bytes=64 * MIB)
 KEYS_BUCKET = BucketSpec("keys", "hashes of API keys and their scopes", max_bytes=64 * MIB)
@@ -77,4 +141,30 @@ DOCUMENTS_BUCKET = BucketSpec("documents", "one record a document, by tenant")
 TURNS_BUCKET = BucketSpec(
     "turns", "which documents a worker is at; expires with a worker that died", ttl=timedelta(seconds=30)
 )
-BUCKETS = (TENANTS_BUCKET, KEYS_BUCKET, DOCUMENTS_BUCKET, TURNS_BUCKET)
+POLICIES_BUCKET = BucketSpec(
+    "policies", "every version of every cascade policy", max_bytes=64 * MIB, max_value_bytes=600 * 1024
+)
+ASSIGNMENTS_BUCKET = BucketSpec(
+    "policy_assignments", "which policy is active for which tenant and feature, and who made it so", max_bytes=64 * MIB
+)
+PSEUDONYMS_BUCKET = BucketSpec("pseudonyms", "the key that users' pseudonyms are made with", max_bytes=1 * MIB)
+BUDGETS_BUCKET = BucketSpec("budgets", "what tenants, features and keys may spend", max_bytes=64 * MIB)
+OWNERS_BUCKET = BucketSpec("owners", "processes that may have reservations open", max_bytes=16 * MIB)
+BEATS_BUCKET = BucketSpec(
+    "beats",
+    "which of the owners live, and who of them reconciles; expires with a process that died",
+    max_bytes=16 * MIB,
+    ttl=timedelta(seconds=15),
+)
+BUCKETS = (
+    PSEUDONYMS_BUCKET,
+    TENANTS_BUCKET,
+    KEYS_BUCKET,
+    DOCUMENTS_BUCKET,
+    TURNS_BUCKET,
+    POLICIES_BUCKET,
+    ASSIGNMENTS_BUCKET,
+    BUDGETS_BUCKET,
+    OWNERS_BUCKET,
+    BEATS_BUCKET,
+)

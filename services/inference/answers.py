@@ -1,6 +1,7 @@
 """Answers: what a caller asks, what retrieval finds for it, what the caller gets."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
 from uuid import UUID
@@ -8,14 +9,37 @@ from uuid import UUID
 from services.contracts.events import TokenUsage
 from services.inference.cascade import AnswerStatus, Verdict
 from services.inference.drafts import Citation
+from services.inference.providers.chat import ChatRequest, ToolCall
 from services.knowledge.passages import Hit, Vector
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What the caller asks of the cascade; None leaves it to the policy."""
+
+    target_quality: float | None = None
+    max_cost_usd: Decimal | None = None
+    max_stage: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """What a request is for, in cost reports."""
+
+    feature: str = ""
+    key_id: str = ""
+    outcome_id: str = ""
+    user: str = ""
+    """A pseudonym."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
-    """One request."""
+    """One request: a question to the tenant's documents, or a conversation to continue."""
 
     text: str
+    """Empty in a conversation."""
     call_id: UUID
     """Made by this server: usage is told under ids that derive from it."""
     request_id: UUID
@@ -24,9 +48,13 @@ class Question:
     """When the caller stops waiting, on time.monotonic()'s clock."""
     document_ids: tuple[str, ...] = ()
     """Only these documents; empty means all of the tenant's."""
-    feature: str = ""
+    chat: ChatRequest | None = None
+    streamed: bool = False
+    """Whether the caller reads the answer as it comes."""
     max_output_tokens: int = 0
     """0: the stage's own default."""
+    limits: Limits = Limits()
+    attribution: Attribution = field(default_factory=Attribution)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +81,7 @@ class StageReport:
     tokens: TokenUsage
     cost_usd: Decimal
     estimated: bool
+    calls: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +94,12 @@ class Answer:
     stage: str
     confidence: float
     citations: tuple[Citation, ...]
+    tool_calls: tuple[ToolCall, ...]
     stages: tuple[StageReport, ...]
     retrieval_cost_usd: Decimal
+    policy: str
+    downgraded: bool
+    target_quality_met: bool
 
     @property
     def cost_usd(self) -> Decimal:

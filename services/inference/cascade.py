@@ -1,20 +1,22 @@
 """The cascade: stages from the cheapest to the dearest, each with a gate. A pure state machine.
 
-┌─ next stage ── draft ─── confidence ≥ threshold ──────► accepted: CONFIDENT
-│                  │       confidence < threshold ──┐
-│                  │       empty: it read and found nothing ► accepted: NO_ANSWER
-│                  └────── failure ─────────────────┤
-└──────────── stages left ◄─────────────────────────┤
-                                                    └─ none left ─► the best draft: BEST_EFFORT
-                                                                    or, under the floor: NO_ANSWER
+┌─ next stage ─┬─ draft ── probability ≥ threshold ─────► accepted: CONFIDENT
+│              │           probability < threshold ──┐
+│              │           empty: it read and found nothing ► accepted: NO_ANSWER
+│              ├─ failure ───────────────────────────┤
+│              └─ skipped: not worth it, or no room ─┤
+└──────────── stages left ◄──────────────────────────┤
+                                                     └─ none left ─► the best draft: BEST_EFFORT
+                                                                     or, under the floor: NO_ANSWER
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from services.contracts.failures import Busy
+from services.contracts.failures import Busy, Exhausted
 from services.inference.drafts import Draft
+from services.inference.policies.gates import Judgement
 
 
 class Decision(Enum):
@@ -23,6 +25,7 @@ class Decision(Enum):
     ACCEPTED = "accepted"
     ESCALATED = "escalated"
     FAILED = "failed"
+    SKIPPED = "skipped"
 
 
 class AnswerStatus(Enum):
@@ -34,20 +37,12 @@ class AnswerStatus(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
-    """What a stage's draft must reach to be the answer."""
-
-    stage: str
-    threshold: float
-
-
-@dataclass(frozen=True, slots=True)
 class Verdict:
     """What became of a stage and why."""
 
     decision: Decision
-    confidence: float
-    """0 when there is no draft."""
+    probability: float
+    """That the draft is right; 0 when there is none."""
     reason: str
     """In words, for people."""
 
@@ -60,90 +55,113 @@ class Conclusion:
     stage: str = ""
     """Whose draft is the answer; empty when there is none."""
     draft: Draft | None = None
+    probability: float = 0.0
+    """That the draft is right."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    stage: str
+    draft: Draft
+    probability: float
 
 
 class Cascade:
     """One request's way through the stages."""
 
-    def __init__(self, gates: Sequence[Gate], floor: float) -> None:
-        """`floor`: a draft that no gate accepted and whose confidence is below it would be a guess."""
-        self._gates = gates
+    def __init__(self, stages: Sequence[str], floor: float) -> None:
+        """`floor`: a draft that no gate accepted and whose probability is below it would be a guess."""
+        self._stages = stages
         self._floor = floor
         self._position = 0
         self._accepted: Conclusion | None = None
-        self._drafts: list[tuple[str, Draft]] = []
+        self._drafts: list[_Judged] = []
         self._failures: list[str] = []
+        self._skipped: list[str] = []
 
     @property
-    def next_gate(self) -> Gate | None:
-        """The gate of the stage to run next; None when the cascade has ended."""
-        if self._accepted is not None or self._position == len(self._gates):
+    def next_stage(self) -> str | None:
+        """The stage to run next; None when the cascade has ended."""
+        if self._accepted is not None or self._position == len(self._stages):
             return None
-        return self._gates[self._position]
+        return self._stages[self._position]
 
     @property
     def at_last(self) -> bool:
         """Whether no stage is left after the next one."""
-        return self._position == len(self._gates) - 1
+        return self._position == len(self._stages) - 1
 
-    def take(self, draft: Draft) -> Verdict:
-        """Judges the draft of the stage that was next."""
-        gate = self._leave()
-        if not draft.text:
+    @property
+    def drafts(self) -> tuple[str, ...]:
+        """The texts that no gate accepted so far, in order."""
+        return tuple(judged.draft.text for judged in self._drafts)
+
+    @property
+    def last_probability(self) -> float | None:
+        """Of the last of them; None when there is none."""
+        return self._drafts[-1].probability if self._drafts else None
+
+    def take(self, draft: Draft, judgement: Judgement) -> Verdict:
+        """Takes the draft of the stage that was next, and what its gate made of it."""
+        judged = _Judged(self._leave(), draft, judgement.probability)
+        if draft.empty:
             self._accepted = Conclusion(AnswerStatus.NO_ANSWER)
-            return Verdict(Decision.ACCEPTED, draft.confidence, "it read the passages and found no answer in them")
-        if draft.confidence >= gate.threshold:
-            self._accepted = Conclusion(AnswerStatus.CONFIDENT, gate.stage, draft)
-            return Verdict(Decision.ACCEPTED, draft.confidence, f"confidence {_against(draft, gate, 'reaches')}")
-        self._drafts.append((gate.stage, draft))
-        reason = f"confidence {_against(draft, gate, 'is below')}"
-        if self._position < len(self._gates):
-            return Verdict(Decision.ESCALATED, draft.confidence, reason)
-        decision, outcome = self._at_the_end(draft)
-        return Verdict(decision, draft.confidence, f"{reason} and no stage is left: {outcome}")
+            reason = "it read the passages and found no answer in them"
+            return Verdict(Decision.ACCEPTED, judged.probability, reason)
+        if judgement.accepted:
+            self._accepted = Conclusion(AnswerStatus.CONFIDENT, judged.stage, draft, judged.probability)
+            return Verdict(Decision.ACCEPTED, judged.probability, judgement.reason)
+        self._drafts.append(judged)
+        if self._position < len(self._stages):
+            return Verdict(Decision.ESCALATED, judged.probability, judgement.reason)
+        decision, outcome = self._at_the_end(judged)
+        return Verdict(decision, judged.probability, f"{judgement.reason} and no stage is left: {outcome}")
+
+    def skip(self, reason: str) -> Verdict:
+        """Passes over the stage that was next."""
+        self._skipped.append(f"{self._leave()}: {reason}")
+        return Verdict(Decision.SKIPPED, 0.0, reason)
 
     def fail(self, reason: str) -> Verdict:
         """Records that the stage that was next gave no draft."""
-        gate = self._leave()
-        self._failures.append(f"{gate.stage}: {reason}")
+        self._failures.append(f"{self._leave()}: {reason}")
         return Verdict(Decision.FAILED, 0.0, reason)
 
     def conclusion(self) -> Conclusion:
         """How it ended; to be asked when no stage is next.
 
         Raises:
-            Busy: every stage failed.
+            Busy: every stage that was asked failed.
+            Exhausted: none could be asked.
         """
         if self._accepted is not None:
             return self._accepted
         if not self._drafts:
             if self._failures:
                 raise Busy("CASCADE_FAILED", f"no stage gave an answer; {'; '.join(self._failures)}")
+            if self._skipped:
+                raise Exhausted("NO_STAGE_AFFORDABLE", f"no stage could be asked; {'; '.join(self._skipped)}")
             return Conclusion(AnswerStatus.NO_ANSWER)
-        stage, draft = self._best()
-        if draft.confidence < self._floor:
+        best = self._best()
+        if best.probability < self._floor:
             return Conclusion(AnswerStatus.NO_ANSWER)
-        return Conclusion(AnswerStatus.BEST_EFFORT, stage, draft)
+        return Conclusion(AnswerStatus.BEST_EFFORT, best.stage, best.draft, best.probability)
 
-    def _leave(self) -> Gate:
-        gate = self.next_gate
-        if gate is None:
+    def _leave(self) -> str:
+        stage = self.next_stage
+        if stage is None:
             raise RuntimeError("the cascade has ended")
         self._position += 1
-        return gate
+        return stage
 
-    def _at_the_end(self, draft: Draft) -> tuple[Decision, str]:
-        stage, best = self._best()
-        if best.confidence < self._floor:
+    def _at_the_end(self, last: _Judged) -> tuple[Decision, str]:
+        best = self._best()
+        if best.probability < self._floor:
             return Decision.ESCALATED, f"below {self._floor:.2f} an answer would be a guess"
-        if best is draft:
+        if best is last:
             return Decision.ACCEPTED, "it is the best draft"
-        return Decision.ESCALATED, f"the draft of {stage} is better"
+        return Decision.ESCALATED, f"the draft of {best.stage} is better"
 
-    def _best(self) -> tuple[str, Draft]:
-        """Of equally confident drafts the later stage's, whose model is the stronger."""
-        return max(reversed(self._drafts), key=lambda named: named[1].confidence)
-
-
-def _against(draft: Draft, gate: Gate, verb: str) -> str:
-    return f"{draft.confidence:.2f} {verb} {gate.threshold:.2f}"
+    def _best(self) -> _Judged:
+        """Of equally probable drafts the later stage's, whose model is the stronger."""
+        return max(reversed(self._drafts), key=lambda judged: judged.probability)

@@ -3,10 +3,14 @@
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from services.contracts.events import TokenUsage
+from services.contracts.failures import Exhausted
 from services.knowledge.passages import Hit, Passage, Vector
+
+if TYPE_CHECKING:
+    from services.inference.providers.chat import ChatRequest, TokenLogprob, ToolCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,42 +29,62 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A stage's answer."""
+    """A stage's answer and what a gate may judge it by."""
 
     text: str
     """With markers such as [1]; empty when the stage read the passages and found no answer in them."""
-    confidence: float
-    """The estimated probability that the text answers the question."""
+    confidence: float | None = None
+    """The stage's own estimate of the probability that the text answers the question; None: it has none."""
     citations: tuple[Citation, ...] = ()
+    tool_calls: "tuple[ToolCall, ...]" = ()
+    logprobs: "tuple[TokenLogprob, ...]" = ()
+    samples: tuple[str, ...] = ()
+    """Further answers to the same prompt."""
+    verification: str | None = None
+    """What a verifier replied."""
+    output_tokens: int | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no answer in it."""
+        return not self.text and not self.tool_calls
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a stage is to answer and from what."""
+    """What a stage is to answer: a question from passages, or a conversation to continue."""
 
     question: str
+    """Empty in a conversation."""
     question_vector: Vector
     """Of unit length, shape (dimension,)."""
     hits: tuple[Hit, ...]
     """Best first."""
+    chat: "ChatRequest | None" = None
     max_output_tokens: int = 0
     """0: the stage's own default."""
+    streamed: bool = False
+    """Whether somebody reads the pieces of the draft; what nobody has read can fail over to the end."""
     deadline: float = float("inf")
     """When its answer comes too late, on time.monotonic()'s clock."""
 
 
 @dataclass(slots=True)
 class Tab:
-    """What a stage has used so far. The stage writes on it as soon as it knows, so that it is right however it ends."""
+    """What a call has used so far. Whoever makes it writes as soon as it knows, so that it is right however it ends."""
 
     tokens: TokenUsage | None = None
-    """None: it made no call."""
+    """None: there was no call."""
     estimated: bool = False
 
     def put(self, tokens: TokenUsage, *, estimated: bool = False) -> None:
         """Replaces what is on the tab."""
         self.tokens = tokens
         self.estimated = estimated
+
+
+class NoRoom(Exhausted):
+    """A budget, or what the caller set, leaves no room for a call; nothing was reserved and no call made."""
 
 
 class Meter(Protocol):
@@ -78,7 +102,7 @@ class Meter(Protocol):
             worst: more than the call can possibly use.
 
         Raises:
-            Exhausted: on entering: the budget has no room for it; nothing was reserved.
+            NoRoom: on entering: a budget or the caller's limit has no room for it.
             Busy: the bus is away, so that it could go unaccounted.
         """
 
@@ -88,13 +112,17 @@ class Stage(Protocol):
 
     name: str
     """As the tenant sees it, such as local/extract-1."""
-    provider: str
     model: str
+    """As configured."""
     operation: Literal["chat", "embeddings"]
 
-    def draft(self, task: Task, tab: Tab) -> AsyncGenerator[str | Draft, None]:
+    def worst(self, task: Task) -> tuple[str, str, TokenUsage]:
+        """Its first call, as ``Meter.call`` takes it."""
+
+    def draft(self, task: Task, meter: Meter) -> AsyncGenerator[str | Draft, None]:
         """Yields the draft's text as it comes, if it comes in pieces, and the draft last.
 
         Raises:
+            NoRoom: as the meter.
             Failure: there is no draft. Nothing of the question or the passages is in its message.
         """

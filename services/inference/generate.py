@@ -1,41 +1,61 @@
-"""Generate: a question's way to its answer, step by step: admit → retrieve → cascade → settle → deliver."""
+"""Generate: a request's way to its answer, step by step: admit → retrieve → cascade → settle → deliver."""
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from decimal import Decimal
+
+import numpy as np
 
 from services.contracts.events import TokenUsage
 from services.contracts.failures import Exhausted, Failure
 from services.contracts.tenants import TenantId
+from services.inference.admission.admission import Admission, Entry, Spender
 from services.inference.answers import Answer, Found, Question, StageReport
-from services.inference.cascade import Cascade, Gate
-from services.inference.drafts import Draft, Stage, Tab, Task
+from services.inference.cascade import Cascade, Decision, Verdict
+from services.inference.drafts import Draft, NoRoom, Task
+from services.inference.planning import PlannedStage, Planner, Route
+from services.inference.policies.gates import judge, signals_of
+from services.inference.policies.signals import Evidence, signals
 from services.inference.settings import InferenceSettings
-from services.inference.settle import Settlement, now
+from services.inference.settle import Account, Settlement, Spending, StageMeter
 
 Retrieve = Callable[[TenantId, Question, int], Awaitable[Found]]
 """Finds passages: tenant, question, most passages. Raises ``Failure``."""
 
+_NOTHING = Found((), np.empty(0, dtype=np.float32), Decimal(0))
+_CHARS_PER_TOKEN = 4
 
-@dataclass(frozen=True, slots=True)
-class GatedStage:
-    """A stage and what its draft must reach."""
 
-    stage: Stage
-    threshold: float
+@dataclass(slots=True)
+class _Run:
+    """One request on its way."""
+
+    question: Question
+    route: Route
+    account: Account
+    task: Task
+    cascade: Cascade
+    reports: list[StageReport] = field(default_factory=list)
+    downgraded: bool = False
 
 
 class Generate:
-    """Answers questions."""
+    """Answers questions and continues conversations."""
 
     def __init__(
-        self, retrieve: Retrieve, stages: Sequence[GatedStage], settlement: Settlement, settings: InferenceSettings
+        self,
+        retrieve: Retrieve,
+        planner: Planner,
+        admission: Admission,
+        settlement: Settlement,
+        settings: InferenceSettings,
     ) -> None:
         self._retrieve = retrieve
-        self._stages = {gated.stage.name: gated.stage for gated in stages}
-        self._gates = tuple(Gate(gated.stage.name, gated.threshold) for gated in stages)
+        self._planner = planner
+        self._admission = admission
         self._settlement = settlement
         self._settings = settings
         self._in_flight = 0
@@ -55,34 +75,57 @@ class Generate:
         comes last is another stage's. The answer counts, not the text before it.
 
         Raises:
-            Exhausted: too many requests are in flight.
-            Busy: retrieval is away, every stage failed, or usage could not be told.
+            Exhausted: too many requests are in flight, or a rate limit or a budget is reached.
+            Rejected: the request asks for what no stage of its policy can do.
+            Busy: retrieval is away, every stage failed, or usage could not be told. What was spent is in its metadata.
         """
         with self._admitted():
-            found = await self._retrieve(tenant, question, self._settings.retrieved_passages)
-            cascade = Cascade(self._gates if found.hits else (), self._settings.answer_floor)
-            task = self._task(question, found)
-            reports: list[StageReport] = []
-            told = False
-            while gate := cascade.next_gate:
-                async with aclosing(self._run(tenant, question, task, gate, cascade)) as events:
+            route = self._planner.route(tenant, question)
+            spending = Spending(question.limits.max_cost_usd)
+            entry = await self._entered(tenant, question, route)
+            try:
+                async with aclosing(self._events(Account(tenant, question, entry, spending), route)) as events:
                     async for event in events:
-                        if isinstance(event, StageReport):
-                            reports.append(event)
-                        else:
-                            told = True
                         yield event
-            answer = _delivered(question, found, cascade, reports)
-            if answer.text and not told:
-                yield answer.text
-            yield answer
+            except Failure as failure:
+                if spending.usd:
+                    failure.metadata["spent_usd"] = f"{spending.usd:f}"
+                raise
+            finally:
+                await entry.close(spending.tokens)
+
+    async def _events(self, account: Account, route: Route) -> AsyncGenerator[StageReport | str | Answer, None]:
+        question = account.question
+        found = await self._found(account.tenant, question)
+        run = _Run(
+            question,
+            route,
+            account,
+            self._task(question, found),
+            Cascade(
+                [planned.stage.name for planned in route.asked] if found.hits or question.chat else (),
+                route.policy.answer_floor,
+            ),
+        )
+        told = False
+        for stage in route.stages:
+            if run.cascade.next_stage is None:
+                break
+            async with aclosing(self._run(run, stage)) as events:
+                async for event in events:
+                    told = told or isinstance(event, str)
+                    yield event
+        answer = _delivered(run, found)
+        if answer.text and not told:
+            yield answer.text
+        yield answer
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:
         if self._in_flight >= self._settings.max_requests_in_flight:
             raise Exhausted(
                 "TOO_MANY_REQUESTS",
-                "as many questions as the server takes are being answered; retry in a moment",
+                "as many requests as the server takes are being answered; retry in a moment",
                 retry_after=timedelta(seconds=1),
             )
         self._in_flight += 1
@@ -91,55 +134,121 @@ class Generate:
         finally:
             self._in_flight -= 1
 
+    async def _entered(self, tenant: TenantId, question: Question, route: Route) -> Entry:
+        """Rate limits and, where the first call is known before retrieval, its reservation, in one round trip."""
+        attribution = question.attribution
+        spender = Spender(tenant, attribution.feature, attribution.key_id)
+        task = self._task(question, _NOTHING)
+        hold = self._settlement.hold(tenant, question, route.asked[0].stage, task) if question.chat else None
+        return await self._admission.enter(spender, _expected_tokens(question), hold)
+
+    async def _found(self, tenant: TenantId, question: Question) -> Found:
+        if question.chat is not None:
+            return _NOTHING
+        return await self._retrieve(tenant, question, self._settings.retrieved_passages)
+
     def _task(self, question: Question, found: Found) -> Task:
         deadline = question.deadline - self._settings.deadline_reserve.total_seconds()
-        return Task(question.text, found.question_vector, found.hits, question.max_output_tokens, deadline)
-
-    async def _run(
-        self, tenant: TenantId, question: Question, task: Task, gate: Gate, cascade: Cascade
-    ) -> AsyncGenerator[str | StageReport, None]:
-        """Runs a stage: the last one's text as it comes, then the stage's report. Settles however it ends."""
-        stage = self._stages[gate.stage]
-        tab, started_at, started = Tab(), now(), time.monotonic()
-        draft: Draft | None = None
-        failure = ""
-        try:
-            async with aclosing(stage.draft(task, tab)) as pieces:
-                async for piece in pieces:
-                    if isinstance(piece, Draft):
-                        draft = piece
-                    elif cascade.at_last:
-                        yield piece
-        except Failure as error:
-            failure = error.message
-        finally:
-            latency = timedelta(seconds=time.monotonic() - started)
-            cost = await self._settlement.settle(
-                tenant, question, stage, tab, started_at=started_at, latency=latency, succeeded=draft is not None
-            )
-        verdict = cascade.fail(failure) if draft is None else cascade.take(draft)
-        yield StageReport(
-            stage=stage.name,
-            model=stage.model,
-            threshold=gate.threshold,
-            verdict=verdict,
-            latency=latency,
-            tokens=tab.tokens or TokenUsage(),
-            cost_usd=cost.usd,
-            estimated=tab.tokens is not None and (tab.estimated or cost.estimated),
+        return Task(
+            question.text,
+            found.question_vector,
+            found.hits,
+            chat=question.chat,
+            max_output_tokens=question.max_output_tokens,
+            deadline=deadline,
         )
 
+    async def _run(self, run: _Run, planned: PlannedStage) -> AsyncGenerator[str | StageReport, None]:
+        """Runs a stage: the last one's text as it comes, then the stage's report."""
+        stage, cascade = planned.stage, run.cascade
+        task = replace(run.task, streamed=run.question.streamed and cascade.at_last)
+        meter, started = self._settlement.meter(run.account, stage), time.monotonic()
+        verdict = Verdict(Decision.SKIPPED, 0.0, planned.skipped) if planned.skipped else None
+        if verdict is None:
+            draft: Draft | None = None
+            try:
+                async with aclosing(stage.draft(task, meter)) as pieces:
+                    async for piece in pieces:
+                        if isinstance(piece, Draft):
+                            draft = piece
+                        elif cascade.at_last:
+                            yield piece
+            except NoRoom as full:
+                if run.route.policy.on_limit == "refuse" and full.reason != "MAX_COST_REACHED":
+                    raise
+                run.downgraded = True
+                verdict = cascade.skip(full.message)
+            except Failure as error:
+                verdict = cascade.fail(error.message)
+            else:
+                verdict = self._judged(run, planned, draft)
+        report = _report(planned, verdict, meter, timedelta(seconds=time.monotonic() - started))
+        run.reports.append(report)
+        yield report
 
-def _delivered(question: Question, found: Found, cascade: Cascade, reports: Sequence[StageReport]) -> Answer:
-    conclusion = cascade.conclusion()
-    draft = conclusion.draft or Draft("", 0.0)
+    def _judged(self, run: _Run, planned: PlannedStage, draft: Draft | None) -> Verdict:
+        if draft is None:
+            raise RuntimeError("a stage ends with its draft or a failure")
+        gate = planned.policy.gate
+        seen = signals(_evidence(run, draft), signals_of(gate))
+        return run.cascade.take(draft, judge(gate, seen, planned.threshold))
+
+
+def _evidence(run: _Run, draft: Draft) -> Evidence:
+    chat = run.task.chat
+    return Evidence(
+        text=draft.text,
+        confidence=draft.confidence,
+        logprobs=draft.logprobs,
+        samples=draft.samples,
+        passages=[hit.passage.chunk.embedded_text for hit in run.task.hits],
+        previous=run.cascade.drafts,
+        previous_probability=run.cascade.last_probability,
+        response_schema=None if chat is None else chat.response_schema,
+        verification=draft.verification,
+        output_tokens=draft.output_tokens,
+    )
+
+
+def _expected_tokens(question: Question) -> int:
+    texts = [question.text] if question.chat is None else [message.content for message in question.chat.messages]
+    return sum(map(len, texts)) // _CHARS_PER_TOKEN + 1
+
+
+def _report(planned: PlannedStage, verdict: Verdict, meter: StageMeter, latency: timedelta) -> StageReport:
+    tokens = [call.tokens for call in meter.calls]
+    return StageReport(
+        stage=planned.stage.name,
+        model=planned.stage.model,
+        threshold=planned.threshold,
+        verdict=verdict,
+        latency=latency,
+        tokens=TokenUsage(**{name: sum(getattr(t, name) for t in tokens) for name in TokenUsage.model_fields}),
+        cost_usd=sum((call.cost_usd for call in meter.calls), Decimal(0)),
+        estimated=any(call.estimated for call in meter.calls),
+        calls=len(meter.calls),
+    )
+
+
+def _delivered(run: _Run, found: Found) -> Answer:
+    conclusion = run.cascade.conclusion()
+    draft = conclusion.draft or Draft("")
     return Answer(
-        request_id=question.request_id,
+        request_id=run.question.request_id,
         text=draft.text,
         status=conclusion.status,
         stage=conclusion.stage,
-        confidence=draft.confidence,
+        confidence=conclusion.probability,
         citations=draft.citations,
-        stages=tuple(reports),
+        tool_calls=draft.tool_calls,
+        stages=tuple(run.reports),
         retrieval_cost_usd=found.cost_usd,
+        policy=run.route.version,
+        downgraded=run.downgraded,
+        target_quality_met=_quality_met(run),
     )
+
+
+def _quality_met(run: _Run) -> bool:
+    wanted, promised = run.question.limits.target_quality, run.route.plan.quality
+    return wanted is None or (promised is not None and promised >= wanted and not run.downgraded)

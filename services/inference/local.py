@@ -1,18 +1,21 @@
 """The local stages: extraction by words and by the embedding model alone, so that the cascade works with no key."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Literal
 
 from services.contracts.events import TokenUsage
 from services.contracts.failures import Failure
 from services.inference import confidence
 from services.inference.confidence import Logistic
-from services.inference.drafts import Draft, Tab, Task
+from services.inference.drafts import Draft, Meter, Tab, Task
 from services.inference.extract import candidates, ranked, short_answer
 from services.inference.settings import ExtractSettings
 from services.knowledge.embedder import Embedder, Priority
+from services.knowledge.passages import Vector
 
 _CHARS_PER_TOKEN = 4
+_SPECIAL_TOKENS = 8
+"""More than any model adds to a text."""
 
 
 class ExtractStage:
@@ -26,19 +29,29 @@ class ExtractStage:
 
     def __init__(self, name: str, settings: ExtractSettings, logistic: Logistic, embedder: Embedder) -> None:
         self.name = name
-        self.provider = embedder.provider
         self.model = embedder.model
         self._settings = settings
         self._logistic = logistic
         self._embedder = embedder
 
-    async def draft(self, task: Task, tab: Tab) -> AsyncGenerator[str | Draft, None]:
+    def worst(self, task: Task) -> tuple[str, str, TokenUsage]:
+        """Its one call: as many sentences as it may embed, each cut to the model's window."""
+        tokens = self._settings.embedded_sentences * (self._embedder.window_tokens + _SPECIAL_TOKENS)
+        return self._embedder.provider, self.model, TokenUsage(uncached_input=tokens)
+
+    async def draft(self, task: Task, meter: Meter) -> AsyncGenerator[str | Draft, None]:
         """Yields the draft, in one piece."""
         found = candidates(task.question, task.hits[: self._settings.passages], self._settings.embedded_sentences)
         if not found:
             yield Draft("", 0.0)
             return
-        texts = [candidate.text for candidate in found]
+        async with meter.call(*self.worst(task)) as tab:
+            vectors = await self._embed([candidate.text for candidate in found], tab)
+        best = ranked(found, task.question_vector, vectors)
+        text, citations = short_answer(best, self._settings.max_sentences, self._settings.max_words)
+        yield Draft(text, self._logistic.probability(confidence.signals(best)), citations)
+
+    async def _embed(self, texts: Sequence[str], tab: Tab) -> Vector:
         try:
             embeddings = await self._embedder.embed(texts, Priority.QUESTION)
         except Failure:
@@ -49,16 +62,4 @@ class ExtractStage:
             tab.put(TokenUsage(uncached_input=estimate), estimated=True)
             raise
         tab.put(TokenUsage(uncached_input=sum(embeddings.tokens)))
-        best = ranked(found, task.question_vector, embeddings.vectors)
-        text, citations = short_answer(best, self._settings.max_sentences, self._settings.max_words)
-        yield Draft(text, self._logistic.probability(confidence.signals(best)), citations)
-
-
-def extract_1(settings: ExtractSettings, embedder: Embedder) -> ExtractStage:
-    """local/extract-1: the best sentence of the best passage."""
-    return ExtractStage("local/extract-1", settings, confidence.BEST_SENTENCE, embedder)
-
-
-def extract_20(settings: ExtractSettings, embedder: Embedder) -> ExtractStage:
-    """local/extract-20: a short answer composed from up to twenty passages."""
-    return ExtractStage("local/extract-20", settings, confidence.SHORT_ANSWER, embedder)
+        return embeddings.vectors

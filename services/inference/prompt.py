@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from services.inference.drafts import Citation
+from services.inference.providers.chat import Message
 from services.knowledge.passages import Hit
 
 NO_ANSWER = "NO_ANSWER"
@@ -24,14 +25,14 @@ _MARKER = re.compile(r"(\s?)\[\s*(\d{1,4}(?:\s*,\s*\d{1,4})*)\s*\]")
 _MAYBE_MARKER = re.compile(r"\s?(?:\[[\d,\s]{0,40})?$")
 
 
-def messages(question: str, hits: Sequence[Hit]) -> list[dict[str, str]]:
+def messages(question: str, hits: Sequence[Hit]) -> tuple[Message, ...]:
     """The chat messages that ask `question` of `hits`, numbered from 1."""
     passages = "\n".join(
         f'<passage number="{number}">\n{_as_data(hit.passage.chunk.embedded_text)}\n</passage>'
         for number, hit in enumerate(hits, start=1)
     )
     asked = f"<passages>\n{passages}\n</passages>\n\n<question>\n{_as_data(question)}\n</question>"
-    return [{"role": "system", "content": _INSTRUCTIONS}, {"role": "user", "content": asked}]
+    return (Message("system", _INSTRUCTIONS), Message("user", asked))
 
 
 def citations(numbers: Iterable[int], hits: Sequence[Hit]) -> tuple[Citation, ...]:

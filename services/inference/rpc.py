@@ -1,25 +1,31 @@
 """Calls in: translates to and from protobuf; decides nothing."""
 
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from headwater.inference.v1 import inference_pb2 as pb
 from headwater.inference.v1.inference_pb2_grpc import InferenceServiceServicer
 
-from services.inference.answers import Answer, Question, StageReport
+from services.contracts.failures import Rejected
+from services.contracts.tenants import TenantId
+from services.inference.answers import Answer, Attribution, Limits, Question, StageReport
 from services.inference.cascade import AnswerStatus, Decision
 from services.inference.drafts import Citation
 from services.inference.generate import Generate
+from services.inference.providers.chat import ChatRequest, Message, Tool, ToolCall
+from services.inference.pseudonyms import Pseudonyms
 from services.runtime.calls import call_id, request_id, time_left
-from services.runtime.identity import caller_tenant
+from services.runtime.identity import caller, caller_tenant
 
 _DECISIONS: Final = {
     Decision.ACCEPTED: pb.STAGE_DECISION_ACCEPTED,
     Decision.ESCALATED: pb.STAGE_DECISION_ESCALATED,
     Decision.FAILED: pb.STAGE_DECISION_FAILED,
+    Decision.SKIPPED: pb.STAGE_DECISION_SKIPPED,
 }
 _STATUSES: Final = {
     AnswerStatus.CONFIDENT: pb.ANSWER_STATUS_CONFIDENT,
@@ -27,37 +33,100 @@ _STATUSES: Final = {
     AnswerStatus.NO_ANSWER: pb.ANSWER_STATUS_NO_ANSWER,
 }
 
+_ROLES: Final[dict[int, Literal["system", "user", "assistant", "tool"]]] = {
+    pb.ROLE_SYSTEM: "system",
+    pb.ROLE_USER: "user",
+    pb.ROLE_ASSISTANT: "assistant",
+    pb.ROLE_TOOL: "tool",
+}
+
 
 class InferenceRpc(InferenceServiceServicer):
     """The inference service's methods."""
 
-    def __init__(self, generate: Generate) -> None:
+    def __init__(self, generate: Generate, pseudonyms: Pseudonyms) -> None:
         self._generate = generate
+        self._pseudonyms = pseudonyms
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
         """Answers a question."""
-        answer = await self._generate.answer(caller_tenant(), _question(request))
+        answer = await self._generate.answer(*self._asked(request))
         return pb.GenerateResponse(answer=_answer(answer))
+
+    def _asked(self, request: pb.GenerateRequest | pb.GenerateStreamRequest) -> tuple[TenantId, Question]:
+        tenant = caller_tenant()
+        pseudonym = self._pseudonyms.of(tenant, request.attribution.user)
+        return tenant, _question(request, caller().key_id, pseudonym)
 
     async def GenerateStream(
         self, request: pb.GenerateStreamRequest, context: Any
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
         """Answers a question, told as it goes."""
-        async with aclosing(self._generate.events(caller_tenant(), _question(request))) as events:
+        async with aclosing(self._generate.events(*self._asked(request))) as events:
             async for event in events:
                 yield _event(event)
 
 
-def _question(request: pb.GenerateRequest | pb.GenerateStreamRequest) -> Question:
+def _question(request: pb.GenerateRequest | pb.GenerateStreamRequest, key_id: str, pseudonym: str) -> Question:
+    left = time_left()
+    if request.limits.HasField("max_latency"):
+        left = min(left, request.limits.max_latency.ToTimedelta())
     return Question(
         text=request.question,
         call_id=call_id(),
         request_id=request_id(),
-        deadline=time.monotonic() + time_left().total_seconds(),
+        deadline=time.monotonic() + left.total_seconds(),
         document_ids=tuple(request.document_ids),
-        feature=request.feature,
+        chat=_chat(request.chat) if request.HasField("chat") else None,
+        streamed=isinstance(request, pb.GenerateStreamRequest),
         max_output_tokens=request.max_output_tokens,
+        limits=_limits(request.limits),
+        attribution=Attribution(
+            feature=request.feature,
+            key_id=key_id,
+            outcome_id=request.attribution.outcome_id,
+            user=pseudonym,
+            labels=dict(request.attribution.labels),
+        ),
     )
+
+
+def _limits(limits: pb.Limits) -> Limits:
+    return Limits(
+        target_quality=limits.target_quality if limits.HasField("target_quality") else None,
+        max_cost_usd=Decimal(limits.max_cost_usd) if limits.max_cost_usd else None,
+        max_stage=limits.max_stage,
+    )
+
+
+def _chat(chat: pb.Chat) -> ChatRequest:
+    return ChatRequest(
+        messages=tuple(map(_message, chat.messages)),
+        max_output_tokens=0,
+        tools=tuple(
+            Tool(tool.name, tool.description, _schema(tool.parameters, f"tool {tool.name}")) for tool in chat.tools
+        ),
+        tool_choice=chat.tool_choice,
+        response_schema=_schema(chat.response_schema, "response_schema") or None,
+        temperature=chat.temperature if chat.HasField("temperature") else None,
+    )
+
+
+def _message(message: pb.Message) -> Message:
+    calls = tuple(ToolCall(call.id, call.name, call.arguments) for call in message.tool_calls)
+    return Message(_ROLES[message.role], message.content, calls, message.tool_call_id)
+
+
+def _schema(text: str, where: str) -> dict[str, Any]:
+    if not text:
+        return {}
+    try:
+        schema = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Rejected("SCHEMA_INVALID", f"the schema of {where} is not JSON") from error
+    if not isinstance(schema, dict):
+        raise Rejected("SCHEMA_INVALID", f"the schema of {where} must be a JSON object")
+    return schema
 
 
 def _event(event: StageReport | str | Answer) -> pb.GenerateStreamResponse:
@@ -79,6 +148,10 @@ def _answer(answer: Answer) -> pb.Answer:
         stages=map(_stage, answer.stages),
         retrieval_cost_usd=_usd(answer.retrieval_cost_usd),
         cost_usd=_usd(answer.cost_usd),
+        tool_calls=(pb.ToolCall(id=call.id, name=call.name, arguments=call.arguments) for call in answer.tool_calls),
+        policy=answer.policy,
+        downgraded=answer.downgraded,
+        target_quality_met=answer.target_quality_met,
     )
 
 
@@ -88,7 +161,7 @@ def _stage(report: StageReport) -> pb.StageReport:
         stage=report.stage,
         model=report.model,
         decision=_DECISIONS[report.verdict.decision],
-        confidence=report.verdict.confidence,
+        confidence=report.verdict.probability,
         threshold=report.threshold,
         reason=report.verdict.reason,
         latency_ms=report.latency.total_seconds() * 1000,
@@ -101,6 +174,7 @@ def _stage(report: StageReport) -> pb.StageReport:
         ),
         cost_usd=_usd(report.cost_usd),
         estimated=report.estimated,
+        calls=report.calls,
     )
 
 

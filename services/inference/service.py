@@ -1,70 +1,106 @@
 """The wiring of inference; read this first."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from uuid import UUID
 
 import grpc
 import numpy as np
 from headwater.inference.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
+from headwater.inference.v1.policies_pb2_grpc import add_PolicyServiceServicer_to_server
 from headwater.retrieval.v1 import retrieval_pb2
 
 from services.contracts.events import Event, TokenUsage
 from services.contracts.prices import Cost, PriceBook
+from services.contracts.streams import ASSIGNMENTS_BUCKET, POLICIES_BUCKET, PSEUDONYMS_BUCKET
 from services.contracts.tenants import TenantId
+from services.inference.admission.opening import admitting
 from services.inference.answers import Found, Question
-from services.inference.generate import GatedStage, Generate, Retrieve
-from services.inference.local import extract_1, extract_20
-from services.inference.openai_compatible import endpoint_stage
+from services.inference.deployments.model import Model, opened
+from services.inference.deployments.settings import ModelSettings
+from services.inference.generate import Generate, Retrieve
+from services.inference.planning import Planner
+from services.inference.policies.rpc import PolicyRpc
+from services.inference.policies.store import PolicyStore
+from services.inference.pseudonyms import Pseudonyms
 from services.inference.rpc import InferenceRpc
-from services.inference.settings import EndpointSettings, InferenceSettings
+from services.inference.settings import InferenceSettings
 from services.inference.settle import PriceOf, Settlement
+from services.inference.stages import Stages, built_in_policy
 from services.knowledge.embedder import Embedder
 from services.knowledge.passages import Chunk, Hit, Passage
+from services.runtime.bus import Bus
 from services.runtime.calls import outgoing_metadata, time_left
 from services.runtime.clients import Clients, failure_of
 from services.runtime.rpc import RpcServer
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What inference reaches beyond its process."""
+
+    search: Retrieve
+    tell: Callable[[Event], Awaitable[None]]
+    bus: Bus
+
+
 @asynccontextmanager
 async def running(
-    settings: InferenceSettings,
-    *,
-    embedder: Embedder,
-    search: Retrieve,
-    tell: Callable[[Event], Awaitable[None]],
-    prices: PriceBook,
-    server: RpcServer,
+    settings: InferenceSettings, reach: Reach, *, embedder: Embedder | None, prices: PriceBook, server: RpcServer
 ) -> AsyncIterator[None]:
-    """Adds the inference service to `server`, which starts to listen later; closes what it opened at the end."""
+    """Adds the inference services to `server`, which starts to listen later; closes what it opened at the end.
+
+    `embedder` is None when no local stages are served.
+    """
     async with AsyncExitStack() as stack:
-        stages = [
-            GatedStage(extract_1(settings.extract_1, embedder), settings.extract_1.threshold),
-            GatedStage(extract_20(settings.extract_20, embedder), settings.extract_20.threshold),
-        ]
-        if settings.endpoint is not None:
-            stage = await stack.enter_async_context(endpoint_stage(settings.endpoint))
-            stages.append(GatedStage(stage, settings.endpoint.threshold))
-        settlement = Settlement(tell, price_of(prices, settings.endpoint), settings.settle_timeout)
-        generate = Generate(search, stages, settlement, settings)
-        server.add(add_InferenceServiceServicer_to_server, InferenceRpc(generate))
+        models = {
+            alias: await stack.enter_async_context(opened(alias, model)) for alias, model in settings.models.items()
+        }
+        price_of = prices_of(prices, settings.models)
+        stages = Stages(settings, models, embedder)
+        policies = PolicyStore(
+            await reach.bus.bucket(POLICIES_BUCKET),
+            await reach.bus.bucket(ASSIGNMENTS_BUCKET),
+            built_in=built_in_policy(settings),
+            known_models=stages.known_models,
+            priced=priced_models(price_of, models, stages.known_models),
+        )
+        await stack.enter_async_context(policies.watching())
+        admission = await stack.enter_async_context(admitting(settings.admission, reach.bus))
+        pseudonyms = await Pseudonyms.open(await reach.bus.bucket(PSEUDONYMS_BUCKET))
+        settlement = Settlement(reach.tell, price_of, settings.settle_timeout)
+        planner = Planner(policies.policy_for, stages.of)
+        generate = Generate(reach.search, planner, admission, settlement, settings)
+        server.add(add_InferenceServiceServicer_to_server, InferenceRpc(generate, pseudonyms))
+        server.add(add_PolicyServiceServicer_to_server, PolicyRpc(policies))
         yield
 
 
-def price_of(prices: PriceBook, endpoint: EndpointSettings | None) -> PriceOf:
-    """The price book, with the endpoint's own price before it where one is set."""
-    if endpoint is None or endpoint.price is None:
-        return prices.cost
-    price, key = endpoint.price, (endpoint.provider, endpoint.model)
+def prices_of(prices: PriceBook, models: Mapping[str, ModelSettings]) -> PriceOf:
+    """The price book, with the endpoints' own prices before it where they are set."""
+    endpoints = [deployment.endpoint for model in models.values() for deployment in model.deployments]
+    own = {(endpoint.priced_as, endpoint.model): endpoint.price for endpoint in endpoints if endpoint.price}
 
     def cost(provider: str, model: str, tokens: TokenUsage, at: datetime) -> Cost:
-        if (provider, model) == key:
+        if price := own.get((provider, model)):
             return Cost(price.cost_usd(tokens), f"own:{provider}/{model}")
         return prices.cost(provider, model, tokens, at)
 
     return cost
+
+
+def priced_models(price_of: PriceOf, models: Mapping[str, Model], known: Collection[str]) -> frozenset[str]:
+    """Of the `known` models those that have a price: a policy may name no others."""
+    now = datetime.now(UTC)
+    unpriced = {
+        alias
+        for alias, model in models.items()
+        if price_of(*model.priced_as, TokenUsage(uncached_input=1, output=1), now).estimated
+    }
+    return frozenset(known) - unpriced
 
 
 def retriever(clients: Clients) -> Retrieve:
@@ -76,7 +112,7 @@ def retriever(clients: Clients) -> Retrieve:
             query=question.text,
             limit=limit,
             document_ids=question.document_ids,
-            feature=question.feature,
+            feature=question.attribution.feature,
             include_query_embedding=True,
         )
         try:

@@ -6,12 +6,15 @@ model or end as a best effort (71 %). With nothing relevant in the documents, 87
 """
 
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
-from services.contracts.prices import Price
+from services.inference.admission.settings import AdmissionSettings
+from services.inference.deployments.settings import ModelSettings
 from services.runtime.settings import Section
+
+Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$")]
 
 Threshold = Annotated[float, Field(ge=0, le=1, description="confidence at which its draft is the answer")]
 Passages = Annotated[int, Field(ge=1, le=100, description="passages it reads")]
@@ -55,47 +58,21 @@ class Extract20Settings(ExtractSettings):
     max_words: MaxWords = 70
 
 
-class EndpointSettings(Section):
-    """A larger model behind an OpenAI-compatible API."""
-
-    base_url: str = Field(pattern=r"^https?://\S+$", description="up to and without /chat/completions")
-    api_key: SecretStr | None = Field(default=None, description="sent as a bearer token")
-    model: str = Field(min_length=1, max_length=180, description="the model's name there")
-    provider: str = Field(default="openai", min_length=1, max_length=200, description="whose prices apply")
-    price: Price | None = Field(
-        default=None, description="own price in US dollars per million tokens; unset looks it up by provider and model"
-    )
-    threshold: float = Field(default=0.5, ge=0, le=1, description="confidence at which its draft is the answer")
-    logprobs: bool = Field(
-        default=False, description="ask for token log-probabilities and take their mean probability as confidence"
-    )
-    default_confidence: float = Field(
-        default=0.75, ge=0, le=1, description="confidence of a draft whose log-probabilities are not told"
-    )
-    passages: int = Field(default=8, ge=1, le=100, description="passages it is given")
-    max_output_tokens: int = Field(default=512, ge=1, le=32768, description="most tokens it may write, unless asked")
-    max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = Field(
-        default="max_completion_tokens", description="what the API calls that limit; older servers know max_tokens only"
-    )
-    concurrency: int = Field(default=32, ge=1, description="calls to it at a time; more wait for their turn")
-    connect_timeout: timedelta = Field(default=timedelta(seconds=5), description="longest wait for a connection")
-    first_token_timeout: timedelta = Field(
-        default=timedelta(seconds=20), description="longest wait for the first token"
-    )
-    total_timeout: timedelta = Field(default=timedelta(seconds=60), description="longest time for the whole answer")
-
-    @property
-    def stage(self) -> str:
-        """Its stage's name."""
-        return f"endpoint/{self.model}"
-
-
 class InferenceSettings(Section):
     """Inference."""
 
+    local_stages: bool = Field(
+        default=True, description="serve the stages that need no key; without them a process loads no embedding model"
+    )
     extract_1: Extract1Settings = Field(default_factory=Extract1Settings)
     extract_20: Extract20Settings = Field(default_factory=Extract20Settings)
-    endpoint: EndpointSettings | None = Field(default=None, description="a larger model; unset ends with extract-20")
+    models: dict[Alias, ModelSettings] = Field(
+        default_factory=dict, description="generative models by alias, each with its deployments; policies name aliases"
+    )
+    default_model: str = Field(
+        default="", description="alias that is asked last where no policy is in force; unset takes the first of models"
+    )
+    admission: AdmissionSettings = Field(default_factory=AdmissionSettings)
     answer_floor: float = Field(
         default=0.3, ge=0, le=1, description="below this confidence there is no answer rather than a guess"
     )

@@ -1,15 +1,22 @@
-"""Settling: what every stage used is priced and told before the caller gets its answer, and also when it left."""
+"""Settling: every paid call is reserved before it is made, and priced and told after it, whoever has left meanwhile."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from uuid import UUID
 
 from services.contracts.events import Event, TokenUsage, UsageSettled, truncated_to_millis, usage_event_id
 from services.contracts.failures import Busy
 from services.contracts.prices import Cost
 from services.contracts.tenants import TenantId
+from services.inference.admission.admission import Entry
+from services.inference.admission.holds import Hold
 from services.inference.answers import Question
-from services.inference.drafts import Stage, Tab
+from services.inference.drafts import NoRoom, Stage, Tab, Task
 from services.runtime.seen_through import seen_through
 from services.runtime.telemetry import log
 
@@ -17,55 +24,122 @@ PriceOf = Callable[[str, str, TokenUsage, datetime], Cost]
 """Provider, model, tokens, time of the call."""
 
 
+@dataclass(slots=True)
+class Spending:
+    """What one request may spend and has spent."""
+
+    max_usd: Decimal | None = None
+    """None: no limit of its own."""
+    usd: Decimal = Decimal(0)
+    tokens: int = 0
+
+    def check_room(self, worst_usd: Decimal) -> None:
+        """Raises ``NoRoom`` when a call that may cost `worst_usd` could pass the request's limit."""
+        if self.max_usd is not None and self.usd + worst_usd > self.max_usd:
+            message = f"the call could cost ${worst_usd:f} and ${self.max_usd - self.usd:f} are left of max_cost_usd"
+            raise NoRoom("MAX_COST_REACHED", message)
+
+
+@dataclass(frozen=True, slots=True)
+class SettledCall:
+    """What one call of a model came to."""
+
+    tokens: TokenUsage
+    cost_usd: Decimal
+    estimated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """On whose account the calls of one request go."""
+
+    tenant: TenantId
+    question: Question
+    entry: Entry
+    spending: Spending
+
+
 class Settlement:
-    """Prices and tells usage."""
+    """Prices and tells the calls of stages."""
 
     def __init__(self, tell: Callable[[Event], Awaitable[None]], price_of: PriceOf, timeout: timedelta) -> None:
         self._tell = tell
         self._price_of = price_of
         self._timeout_s = timeout.total_seconds()
 
-    async def settle(
+    def hold(self, tenant: TenantId, question: Question, stage: Stage, task: Task) -> Hold:
+        """What the first call of `stage` must have reserved."""
+        return self._hold(tenant, question, stage, 0, *stage.worst(task))
+
+    def meter(self, account: Account, stage: Stage) -> "StageMeter":
+        """The meter of `stage`."""
+        return StageMeter(self, account, stage)
+
+    async def settle(self, call: "_Call", account: Account) -> SettledCall | None:
+        """Tells what the call put on its tab and settles its reservation; None when it was no call.
+
+        Raises:
+            Busy: it could not be told; the request must fail rather than go unaccounted.
+        """
+        tab = call.tab
+        if tab.tokens is None:
+            await call.settle(Decimal(0))
+            return None
+        hold = call.hold.event
+        cost = self._price_of(hold.provider, hold.model, tab.tokens, hold.event_time)
+        settled = SettledCall(tab.tokens, cost.usd, tab.estimated or cost.estimated)
+        account.spending.usd += cost.usd
+        account.spending.tokens += sum(vars(tab.tokens).values())
+        usage = hold.model_copy(
+            update={
+                "tokens": tab.tokens,
+                "cost_usd": cost.usd,
+                "price_source": cost.price_source,
+                "estimated": settled.estimated,
+                "provisional": False,
+                "succeeded": call.succeeded,
+                "latency_ms": round((time.monotonic() - call.started) * 1000),
+            }
+        )
+        await asyncio.gather(self._told(usage), call.settle(cost.usd))
+        return settled
+
+    def _hold(
         self,
         tenant: TenantId,
         question: Question,
         stage: Stage,
-        tab: Tab,
-        *,
-        started_at: datetime,
-        latency: timedelta,
-        succeeded: bool,
-    ) -> Cost:
-        """Tells what `stage` put on its `tab`, cancelled or not; returns its cost, 0 when it made no call.
-
-        Raises:
-            Busy: it could not be told; the call must fail rather than go unaccounted.
-        """
-        tokens = tab.tokens
-        at = truncated_to_millis(started_at)
-        cost = self._price_of(stage.provider, stage.model, tokens or TokenUsage(), at)
-        if tokens is None:
-            return cost
-        call = UsageSettled(
-            event_id=usage_event_id(tenant, question.call_id, "inference", stage.name),
+        number: int,
+        provider: str,
+        model: str,
+        worst: TokenUsage,
+    ) -> Hold:
+        at = truncated_to_millis(datetime.now(UTC))
+        cost = self._price_of(provider, model, worst, at)
+        attribution = question.attribution
+        event = UsageSettled(
+            event_id=_event_id(tenant, question.call_id, stage.name, number),
             event_time=at,
             tenant=tenant,
             request_id=question.request_id,
             service="inference",
             operation=stage.operation,
             stage=stage.name,
-            provider=stage.provider,
-            model=stage.model,
-            feature=question.feature,
-            tokens=tokens,
+            provider=provider,
+            model=model,
+            feature=attribution.feature,
+            key_id=attribution.key_id,
+            outcome_id=attribution.outcome_id,
+            user=attribution.user,
+            labels=dict(attribution.labels),
+            tokens=worst,
             cost_usd=cost.usd,
             price_source=cost.price_source,
-            estimated=tab.estimated or cost.estimated,
-            succeeded=succeeded,
-            latency_ms=round(latency.total_seconds() * 1000),
+            estimated=True,
+            provisional=True,
+            succeeded=False,
         )
-        await seen_through(self._told(call))
-        return cost
+        return Hold(event, cost.usd)
 
     async def _told(self, usage: UsageSettled) -> None:
         try:
@@ -78,6 +152,50 @@ class Settlement:
             raise Busy("USAGE_NOT_TOLD", "what the call used could not be recorded, so it is refused; retry") from error
 
 
-def now() -> datetime:
-    """The time of a call that starts now."""
-    return datetime.now(UTC)
+@dataclass(slots=True)
+class _Call:
+    """One call of a model, from its reservation to its settling."""
+
+    hold: Hold
+    settle: Callable[[Decimal], Awaitable[None]]
+    """Settles the reservation at the true cost."""
+    tab: Tab = field(default_factory=Tab)
+    started: float = field(default_factory=time.monotonic)
+    succeeded: bool = False
+
+
+class StageMeter:
+    """A ``Meter``: the calls of one stage on one request's account."""
+
+    def __init__(self, settlement: Settlement, account: Account, stage: Stage) -> None:
+        self._settlement = settlement
+        self._account = account
+        self._stage = stage
+        self._begun = 0
+        self.calls: list[SettledCall] = []
+        """Those that were made and settled."""
+
+    @asynccontextmanager
+    async def call(self, provider: str, model: str, worst: TokenUsage) -> AsyncGenerator[Tab, None]:
+        """As ``Meter.call``."""
+        account = self._account
+        hold = self._settlement._hold(
+            account.tenant, account.question, self._stage, self._begun, provider, model, worst
+        )
+        self._begun += 1
+        account.spending.check_room(hold.worst_usd)
+        reservation = await account.entry.reserve(hold)
+        call = _Call(hold, reservation.settle)
+        try:
+            yield call.tab
+            call.succeeded = True
+        finally:
+            await seen_through(self._settle(call))
+
+    async def _settle(self, call: _Call) -> None:
+        if (settled := await self._settlement.settle(call, self._account)) is not None:
+            self.calls.append(settled)
+
+
+def _event_id(tenant: TenantId, call_id: UUID, stage: str, number: int) -> UUID:
+    return usage_event_id(tenant, call_id, "inference", stage, *((number,) if number else ()))

@@ -27,7 +27,7 @@ class IngestSettings(Section):
         default=timedelta(seconds=30), description="longest wait for the next piece of an upload"
     )
     workers: int = Field(
-        default=16, ge=1, le=256, description="documents indexed at the same time; they share the model's batches"
+        default=32, ge=1, le=256, description="documents indexed at the same time; they share the model's batches"
     )
     slice_chunks: int = Field(default=64, ge=1, le=1024, description="chunks embedded, told and stored in one step")
     straggler_age: timedelta = Field(

@@ -2,27 +2,24 @@
 
 from collections.abc import Sequence
 
-CHARS_PER_TOKEN = 3
-"""Fewer than most text has, so that a batch rarely holds more tokens than it was meant to."""
 TOKENS_WORTH_A_BATCH = 48
 """What starting a batch costs, in tokens computed (MiniLM-L6 on two cores: 10 ms and 0.2 ms a token)."""
 LOOK_AHEAD = 256
 """Waiting texts among which those of like length are sought; padding is waste."""
 
 
-def take(lengths_chars: Sequence[int], *, window_tokens: int, batch_tokens: int) -> list[int]:
-    """Chooses the next batch from texts that wait in order of arrival.
+def take(tokens: Sequence[int], *, batch_tokens: int) -> list[int]:
+    """Chooses the next batch from texts that wait in order of arrival, of so many `tokens` each.
 
     The first text is always taken, then those nearest to it in length while the padded batch stays within
-    `batch_tokens` (estimated) and padding costs less than a batch of its own. So no text waits for ever, and no batch
-    takes long.
+    `batch_tokens` and padding costs less than a batch of its own. So no text waits for ever, and no batch takes long.
 
     Returns:
-        Positions in `lengths_chars`; empty only when that is.
+        Positions in `tokens`; empty only when that is.
     """
-    if not lengths_chars:
+    if not tokens:
         return []
-    sizes = [min(length // CHARS_PER_TOKEN, window_tokens) + 2 for length in lengths_chars[:LOOK_AHEAD]]
+    sizes = tokens[:LOOK_AHEAD]
     batch = [0]
     widest = sizes[0]
     for position in sorted(range(1, len(sizes)), key=lambda i: abs(sizes[i] - sizes[0])):

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from services.contracts.failures import Busy, Rejected
 from services.knowledge import batching
@@ -24,15 +26,17 @@ if TYPE_CHECKING:
 _MOST_USEFUL_THREADS = 8
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 
+TokenIds = NDArray[np.int64]
+"""One text as the model takes it, special tokens included; shape (tokens,)."""
+
 
 @dataclass(eq=False, slots=True)
 class _Call:
     """One caller's texts and what has come of them."""
 
-    texts: Sequence[str]
     done: asyncio.Future[Embeddings]
     vectors: Vector
-    tokens: list[int]
+    tokens: tuple[int, ...]
     missing: int
 
 
@@ -40,15 +44,12 @@ class _Call:
 class _Text:
     call: _Call
     position: int
-
-    @property
-    def text(self) -> str:
-        return self.call.texts[self.position]
+    token_ids: TokenIds
 
 
 @dataclass(slots=True)
 class _Model:
-    """The model on its thread; everything here blocks."""
+    """The model; everything here blocks."""
 
     network: "SentenceTransformer"
     cutting: "Tokenizer"
@@ -60,33 +61,37 @@ class _Model:
     inputs: frozenset[str]
     pad_id: int
 
-    def embed(self, texts: list[str]) -> tuple[Vector, list[int]]:
-        """The vectors, shape (texts, dimension), and the tokens of each text with the special ones.
+    def token_ids(self, texts: Sequence[str]) -> list[TokenIds]:
+        """The tokens of each text, cut to the window."""
+        return [np.array(encoding.ids, dtype=np.int64) for encoding in self.cutting.encode_batch_fast(list(texts))]
+
+    def embed(self, batch: Sequence[TokenIds]) -> Vector:
+        """The vectors, shape (texts, dimension).
 
         The same as ``SentenceTransformer.encode`` without its cost a call.
         """
         import torch
 
-        encodings = self.cutting.encode_batch_fast(texts)
-        counts = [len(encoding.ids) for encoding in encodings]
-        ids = np.full((len(texts), max(counts)), self.pad_id, dtype=np.int64)
+        ids = np.full((len(batch), max(map(len, batch))), self.pad_id, dtype=np.int64)
         mask = np.zeros_like(ids)
-        for row, encoding in enumerate(encodings):
-            ids[row, : counts[row]] = encoding.ids
-            mask[row, : counts[row]] = 1
+        for row, token_ids in enumerate(batch):
+            ids[row, : len(token_ids)] = token_ids
+            mask[row, : len(token_ids)] = 1
         features = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
         if "token_type_ids" in self.inputs:
             features["token_type_ids"] = torch.zeros_like(features["input_ids"])
         with torch.inference_mode():
             pooled = self.network(features)["sentence_embedding"]
-            vectors = torch.nn.functional.normalize(pooled.float(), dim=1).numpy()
-        return vectors, counts
+            vectors: Vector = torch.nn.functional.normalize(pooled.float(), dim=1).numpy()
+        return vectors
 
 
 class SentenceTransformerEmbedder:
     """Embeds on one thread, questions before documents.
 
-    Texts of all callers are put into small batches of like length, so a question waits for one such batch at most.
+    Texts are tokenized as they come, each kind on a thread of its own: what a text costs the model is known before it
+    is batched, and no question waits for documents' tokens. Texts of all callers are put into small batches of like
+    length, so a question waits for one such batch at most.
     A token is whatever the model computes, its special tokens ([CLS], [SEP]) included.
     """
 
@@ -100,6 +105,9 @@ class SentenceTransformerEmbedder:
         self._model = model
         self._thread = thread
         self._settings = settings
+        self._tokenizing = {priority: ThreadPoolExecutor(1, f"tokenizer-{priority.name}") for priority in Priority}
+        self._taken: Counter[Priority] = Counter()
+        """Texts of callers that wait."""
         self._waiting: dict[Priority, list[_Text]] = {priority: [] for priority in Priority}
         self._working: asyncio.Task[None] | None = None
         self._closed = False
@@ -132,17 +140,27 @@ class SentenceTransformerEmbedder:
         """
         if not texts:
             return Embeddings(np.empty((0, self.dimension), dtype=np.float32), ())
-        waiting = self._waiting[priority]
-        if self._closed or len(waiting) >= self._settings.max_waiting_texts:
+        if self._closed or self._taken[priority] >= self._settings.max_waiting_texts:
             raise Busy("EMBEDDER_BUSY", "the embedding model has too much waiting: try again later")
+        self._taken[priority] += len(texts)
+        try:
+            loop = asyncio.get_running_loop()
+            token_ids = await loop.run_in_executor(self._tokenizing[priority], self._model.token_ids, texts)
+            if self._closed:
+                raise _shutting_down()
+            return await self._embedded(token_ids, priority)
+        finally:
+            self._taken[priority] -= len(texts)
+
+    async def _embedded(self, token_ids: Sequence[TokenIds], priority: Priority) -> Embeddings:
         call = _Call(
-            texts=texts,
             done=asyncio.get_running_loop().create_future(),
-            vectors=np.empty((len(texts), self.dimension), dtype=np.float32),
-            tokens=[0] * len(texts),
-            missing=len(texts),
+            vectors=np.empty((len(token_ids), self.dimension), dtype=np.float32),
+            tokens=tuple(map(len, token_ids)),
+            missing=len(token_ids),
         )
-        waiting.extend(_Text(call, position) for position in range(len(texts)))
+        waiting = self._waiting[priority]
+        waiting.extend(_Text(call, position, ids) for position, ids in enumerate(token_ids))
         if self._working is None or self._working.done():
             self._working = asyncio.create_task(self._work(), name="embedder")
         try:
@@ -154,32 +172,31 @@ class SentenceTransformerEmbedder:
     async def close(self) -> None:
         """Ends once the batch in hand is done; what waits is refused."""
         self._closed = True
-        refusal = Busy("EMBEDDER_BUSY", "the embedding model is shutting down: try again later")
         for waiting in self._waiting.values():
-            _fail(waiting, refusal)
+            _fail(waiting, _shutting_down())
             waiting.clear()
         if self._working is not None:
             await self._working
-        self._thread.shutdown()
+        for thread in (self._thread, *self._tokenizing.values()):
+            thread.shutdown()
 
     async def _work(self) -> None:
         """Runs batches until nothing waits."""
         loop = asyncio.get_running_loop()
         while batch := self._next_batch():
             try:
-                vectors, tokens = await loop.run_in_executor(self._thread, self._model.embed, [t.text for t in batch])
+                vectors = await loop.run_in_executor(self._thread, self._model.embed, [t.token_ids for t in batch])
             except Exception as error:  # noqa: BLE001 - it is the callers' to handle; the next batch may do better
                 _fail(batch, error)
                 continue
             for row, text in enumerate(batch):
-                _deliver(text, vectors[row], tokens[row])
+                _deliver(text, vectors[row])
 
     def _next_batch(self) -> list[_Text]:
         for priority in Priority:
             waiting = self._waiting[priority]
             chosen = batching.take(
-                [len(text.text) for text in waiting[: batching.LOOK_AHEAD]],
-                window_tokens=self.window_tokens,
+                [len(text.token_ids) for text in waiting[: batching.LOOK_AHEAD]],
                 batch_tokens=self._settings.batch_tokens,
             )
             if chosen:
@@ -190,13 +207,16 @@ class SentenceTransformerEmbedder:
         return []
 
 
-def _deliver(text: _Text, vector: Vector, tokens: int) -> None:
+def _deliver(text: _Text, vector: Vector) -> None:
     call = text.call
     call.vectors[text.position] = vector
-    call.tokens[text.position] = tokens
     call.missing -= 1
     if not call.missing and not call.done.done():
-        call.done.set_result(Embeddings(call.vectors, tuple(call.tokens)))
+        call.done.set_result(Embeddings(call.vectors, call.tokens))
+
+
+def _shutting_down() -> Busy:
+    return Busy("EMBEDDER_BUSY", "the embedding model is shutting down: try again later")
 
 
 def _fail(texts: Sequence[_Text], error: Exception) -> None:
@@ -249,7 +269,7 @@ def _load(settings: EmbeddingSettings) -> _Model:
         inputs=frozenset(network.tokenizer.model_input_names),
         pad_id=network.tokenizer.pad_token_id,
     )
-    model.embed(["the first run is slow: make it now"])
+    model.embed(model.token_ids(["the first run is slow: make it now"]))
     return model
 
 

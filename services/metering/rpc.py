@@ -1,4 +1,4 @@
-"""Calls in: costs, SQL, tenants and keys."""
+"""Calls in: costs, SQL, budgets, tenants and keys."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -12,10 +12,13 @@ from headwater.metering.v1 import tenants_pb2 as tenants_pb
 from headwater.metering.v1.metering_pb2_grpc import MeteringServiceServicer
 from headwater.metering.v1.tenants_pb2_grpc import TenantServiceServicer
 
-from services.contracts.failures import Rejected
+from services.contracts.budgets import THRESHOLDS, Budget, Period
+from services.contracts.failures import Missing, Rejected
+from services.contracts.tenants import TenantId, TenantRecord, tenant_id
+from services.metering.budgets import Budgets, BudgetStatus, checked_scope
 from services.metering.costs import CostQuery, Costs, CostSum, Dimension, visible_to
 from services.metering.sql import SqlRunner
-from services.metering.tenants import ADMIN_SCOPE, TenantRecord, Tenants
+from services.metering.tenants import ADMIN_SCOPE, Tenants
 from services.runtime.identity import KeyRecord, caller
 
 Context: TypeAlias = ServicerContext[Any, Any]
@@ -30,12 +33,19 @@ _DIMENSIONS: Final = {
 }
 
 
+_PERIODS: Final[dict["costs_pb.BudgetPeriod.ValueType", Period]] = {
+    costs_pb.BUDGET_PERIOD_DAY: "day",
+    costs_pb.BUDGET_PERIOD_MONTH: "month",
+}
+
+
 class MeteringRpc(MeteringServiceServicer):
     """Translates to and from protobuf; decides nothing."""
 
-    def __init__(self, costs: Costs, run_sql: SqlRunner) -> None:
+    def __init__(self, costs: Costs, run_sql: SqlRunner, budgets: Budgets) -> None:
         self._costs = costs
         self._run_sql = run_sql
+        self._budgets = budgets
 
     async def QueryCosts(self, request: costs_pb.QueryCostsRequest, context: Context) -> costs_pb.QueryCostsResponse:
         """Sums cost and usage."""
@@ -64,6 +74,32 @@ class MeteringRpc(MeteringServiceServicer):
             truncated=result.truncated,
         )
 
+    async def SetBudget(self, request: costs_pb.SetBudgetRequest, context: Context) -> costs_pb.SetBudgetResponse:
+        """Sets a budget."""
+        budget = _named(request.name, request.cap_usd, tuple(sorted(request.thresholds)))
+        spent = Decimal(request.spent_so_far_usd) if request.spent_so_far_usd else None
+        return costs_pb.SetBudgetResponse(budget=_budget(await self._budgets.set(budget, spent, datetime.now(UTC))))
+
+    async def GetBudget(self, request: costs_pb.GetBudgetRequest, context: Context) -> costs_pb.GetBudgetResponse:
+        """Shows a budget."""
+        status = await self._budgets.get(_named(request.name), datetime.now(UTC))
+        return costs_pb.GetBudgetResponse(budget=_budget(status))
+
+    async def ListBudgets(self, request: costs_pb.ListBudgetsRequest, context: Context) -> costs_pb.ListBudgetsResponse:
+        """Lists budgets."""
+        tenant = _tenant_meant(request.tenant_id) if request.tenant_id or caller().tenant else None
+        page = await self._budgets.page(tenant, request.page_size, request.page_token, datetime.now(UTC))
+        return costs_pb.ListBudgetsResponse(
+            budgets=[_budget(status) for status in page.budgets], next_page_token=page.next_page_token
+        )
+
+    async def DeleteBudget(
+        self, request: costs_pb.DeleteBudgetRequest, context: Context
+    ) -> costs_pb.DeleteBudgetResponse:
+        """Removes a budget."""
+        await self._budgets.delete(_named(request.name))
+        return costs_pb.DeleteBudgetResponse()
+
 
 class TenantRpc(TenantServiceServicer):
     """Translates to and from protobuf; decides nothing."""
@@ -75,8 +111,15 @@ class TenantRpc(TenantServiceServicer):
         self, request: tenants_pb.CreateTenantRequest, context: Context
     ) -> tenants_pb.CreateTenantResponse:
         """Creates a tenant."""
-        record = await self._tenants.create(request.tenant_id, request.display_name)
+        record = await self._tenants.create(request.tenant_id, request.display_name, request.plan)
         return tenants_pb.CreateTenantResponse(tenant=_tenant(record))
+
+    async def UpdateTenant(
+        self, request: tenants_pb.UpdateTenantRequest, context: Context
+    ) -> tenants_pb.UpdateTenantResponse:
+        """Changes a tenant."""
+        record = await self._tenants.update(request.tenant_id, request.display_name, request.plan)
+        return tenants_pb.UpdateTenantResponse(tenant=_tenant(record))
 
     async def ListTenants(
         self, request: tenants_pb.ListTenantsRequest, context: Context
@@ -119,6 +162,44 @@ def _cost_row(one: CostSum) -> costs_pb.CostRow:
     )
 
 
+def _tenant_meant(named: str) -> TenantId:
+    """The caller's own tenant, or the one that an admin names."""
+    own = caller().tenant
+    if own is None:
+        return tenant_id(named)
+    if named and named != own:
+        raise Missing("BUDGET_UNKNOWN", "there is no such budget")
+    return own
+
+
+def _named(name: costs_pb.BudgetName, cap_usd: str = "0", thresholds: tuple[int, ...] = ()) -> Budget:
+    checked_scope(name.feature, name.key_id)
+    return Budget(
+        tenant=_tenant_meant(name.tenant_id),
+        feature=name.feature,
+        key_id=name.key_id,
+        period=_PERIODS[name.period],
+        cap_usd=Decimal(cap_usd),
+        thresholds=thresholds or THRESHOLDS,
+    )
+
+
+def _budget(status: BudgetStatus) -> costs_pb.Budget:
+    budget = status.budget
+    period = {period: number for number, period in _PERIODS.items()}[budget.period]
+    return costs_pb.Budget(
+        name=costs_pb.BudgetName(tenant_id=budget.tenant, feature=budget.feature, key_id=budget.key_id, period=period),
+        cap_usd=_plain(budget.cap_usd),
+        thresholds=budget.thresholds,
+        current_period=status.period,
+        spent_usd=_plain(status.spent_usd),
+        reserved_usd=_plain(status.reserved_usd),
+        left_usd=_plain(status.left_usd),
+        ends_at=_stamp(status.ends_at),
+        from_plan=status.from_plan,
+    )
+
+
 def _plain(amount: Decimal) -> str:
     text = f"{amount:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
@@ -139,7 +220,10 @@ def _stamp(time: datetime) -> Timestamp:
 
 def _tenant(record: TenantRecord) -> tenants_pb.Tenant:
     return tenants_pb.Tenant(
-        tenant_id=record.tenant, display_name=record.display_name, created_at=_stamp(record.created_at)
+        tenant_id=record.tenant,
+        display_name=record.display_name,
+        created_at=_stamp(record.created_at),
+        plan=record.plan,
     )
 
 

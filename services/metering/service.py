@@ -1,4 +1,4 @@
-"""How metering is wired. The sink and the rollup are the worker; costs, SQL, tenants and keys are the API."""
+"""How metering is wired. The sink and the rollup are the worker; costs, SQL, budgets, tenants and keys are the API."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,7 +9,8 @@ from headwater.metering.v1.tenants_pb2_grpc import add_TenantServiceServicer_to_
 
 from services.contracts.events import UsageSettled
 from services.contracts.failures import Busy
-from services.contracts.streams import TENANTS_BUCKET, USAGE_STREAM
+from services.contracts.streams import BUDGETS_BUCKET, TENANTS_BUCKET, USAGE_STREAM
+from services.metering.budgets import Budgets, PlanCaps
 from services.metering.clickhouse import ClickHouse
 from services.metering.costs import Costs
 from services.metering.handlers import UsageHandler
@@ -36,6 +37,7 @@ async def running(
     bus: Bus,
     keys: KeyStore,
     server: RpcServer,
+    plans: PlanCaps,
     worker: bool = True,
     api: bool = True,
 ) -> AsyncIterator[None]:
@@ -48,11 +50,13 @@ async def running(
     for name in await migrate(clickhouse.rollup, migrations()):
         log.info("schema changed", migration=name)
     if api:
+        tenants = await bus.bucket(TENANTS_BUCKET)
+        budgets = Budgets(await bus.bucket(BUDGETS_BUCKET), tenants, bus.counters, plans)
         server.add(
             add_MeteringServiceServicer_to_server,
-            MeteringRpc(Costs(clickhouse.reader), SqlRunner(clickhouse, settings)),
+            MeteringRpc(Costs(clickhouse.reader), SqlRunner(clickhouse, settings), budgets),
         )
-        server.add(add_TenantServiceServicer_to_server, TenantRpc(Tenants(await bus.bucket(TENANTS_BUCKET), keys)))
+        server.add(add_TenantServiceServicer_to_server, TenantRpc(Tenants(tenants, keys, plans.monthly_usd)))
     async with AsyncExitStack() as stack:
         if worker:
             await stack.enter_async_context(_accounting(settings, clickhouse, bus))

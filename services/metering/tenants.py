@@ -1,14 +1,12 @@
 """Tenants and what their keys may do."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
-
 from services.contracts.failures import Conflict, Missing, Rejected
-from services.contracts.tenants import TenantId, tenant_id
+from services.contracts.tenants import TenantId, TenantRecord, tenant_id
 from services.runtime.buckets import Bucket
 from services.runtime.identity import KeyRecord, KeyStore
 
@@ -17,16 +15,6 @@ TENANT_SCOPES: Final = frozenset(
     {"SCOPE_DOCUMENTS_WRITE", "SCOPE_DOCUMENTS_READ", "SCOPE_SEARCH", "SCOPE_GENERATE", "SCOPE_COSTS_READ"}
 )
 DEFAULT_PAGE_SIZE = 100
-
-
-class TenantRecord(BaseModel):
-    """A customer of the platform."""
-
-    model_config = ConfigDict(frozen=True)
-
-    tenant: TenantId
-    display_name: str
-    created_at: AwareDatetime
 
 
 @dataclass(frozen=True)
@@ -55,24 +43,44 @@ def fitting_scopes(tenant: TenantId | None, asked: Iterable[str]) -> frozenset[s
 class Tenants:
     """The tenants, and keys for them."""
 
-    def __init__(self, bucket: Bucket, keys: KeyStore) -> None:
+    def __init__(self, bucket: Bucket, keys: KeyStore, plans: Collection[str]) -> None:
         self._bucket = bucket
         self._keys = keys
+        self._plans = plans
 
-    async def create(self, tenant: str, display_name: str) -> TenantRecord:
-        """Creates a tenant; an empty `display_name` means its id.
+    async def create(self, tenant: str, display_name: str, plan: str = "") -> TenantRecord:
+        """Creates a tenant; an empty `display_name` means its id, an empty `plan` the default one.
 
         Raises:
-            Rejected: this cannot be a tenant's id.
+            Rejected: this cannot be a tenant's id, or there is no such plan.
             Conflict: there is one with this id.
         """
+        self._check_plan(plan)
         record = TenantRecord(
-            tenant=tenant_id(tenant), display_name=display_name or tenant, created_at=datetime.now(UTC)
+            tenant=tenant_id(tenant), display_name=display_name or tenant, created_at=datetime.now(UTC), plan=plan
         )
         try:
             await self._bucket.create(record.tenant, record.model_dump_json().encode())
         except Conflict as conflict:
             raise Conflict("TENANT_EXISTS", f"there is a tenant {tenant} already") from conflict
+        return record
+
+    async def update(self, tenant: str, display_name: str, plan: str) -> TenantRecord:
+        """Changes what is not empty.
+
+        Raises:
+            Missing: there is no such tenant.
+            Rejected: there is no such plan.
+            Conflict: somebody else changed it at the same moment.
+        """
+        self._check_plan(plan)
+        entry = await self._bucket.get(tenant_id(tenant))
+        if entry is None:
+            raise _unknown(tenant)
+        record = TenantRecord.model_validate_json(entry.value)
+        changes = {name: value for name, value in (("display_name", display_name), ("plan", plan)) if value}
+        record = record.model_copy(update=changes)
+        await self._bucket.update(entry.key, record.model_dump_json().encode(), entry.revision)
         return record
 
     async def page(self, page_size: int, page_token: str) -> TenantPage:
@@ -116,5 +124,13 @@ class Tenants:
             return None
         known = tenant_id(tenant)
         if await self._bucket.get(known) is None:
-            raise Missing("TENANT_UNKNOWN", f"there is no tenant {tenant}: create it first")
+            raise _unknown(tenant)
         return known
+
+    def _check_plan(self, plan: str) -> None:
+        if plan and plan not in self._plans:
+            raise Rejected("PLAN_UNKNOWN", f"there is no plan {plan}: choose one of {', '.join(sorted(self._plans))}")
+
+
+def _unknown(tenant: str) -> Missing:
+    return Missing("TENANT_UNKNOWN", f"there is no tenant {tenant}: create it first")

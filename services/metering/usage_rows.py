@@ -53,7 +53,7 @@ def usage_columns(rows: Sequence[UsageRow], ingested_at: datetime) -> dict[str, 
     """The columns of `rows` for table usage_events.
 
     The version is the sequence in the stream: what was told last counts, and an old delivery that comes late replaces
-    nothing.
+    nothing. Only what stands in for the truth never replaces it.
     """
     events = [row.event for row in rows]
     tokens = [event.tokens for event in events]
@@ -69,6 +69,10 @@ def usage_columns(rows: Sequence[UsageRow], ingested_at: datetime) -> dict[str, 
         "provider": [e.provider for e in events],
         "model": [e.model for e in events],
         "feature": [e.feature for e in events],
+        "key_id": [e.key_id for e in events],
+        "outcome_id": [e.outcome_id for e in events],
+        "user": [e.user for e in events],
+        "labels": [e.labels for e in events],
         "uncached_input_tokens": [t.uncached_input for t in tokens],
         "cache_read_tokens": [t.cache_read for t in tokens],
         "cache_write_tokens": [t.cache_write for t in tokens],
@@ -77,12 +81,13 @@ def usage_columns(rows: Sequence[UsageRow], ingested_at: datetime) -> dict[str, 
         "cost_usd": [e.cost_usd for e in events],
         "price_source": [e.price_source for e in events],
         "estimated": [e.estimated for e in events],
+        "provisional": [e.provisional for e in events],
         "succeeded": [e.succeeded for e in events],
         "latency_ms": [e.latency_ms for e in events],
         "schema_version": [e.schema_version for e in events],
         "js_seq": sequences,
         "ingested_at": [ingested_at] * len(events),
-        "version": sequences,
+        "version": [0 if e.provisional else s for e, s in zip(events, sequences, strict=True)],
     }
 
 

@@ -1,4 +1,4 @@
-"""The bus: events out, messages in, key-value buckets. With delivery.py and buckets.py the only place that knows NATS.
+"""The bus: events out, messages in, key-value buckets. With its neighbours here the only place that knows NATS.
 
 - A publish returns when JetStream has stored the event; a lost acknowledgement is retried under the same
   ``Nats-Msg-Id``, so it is stored once.
@@ -34,7 +34,9 @@ from services.contracts.events import Event
 from services.contracts.failures import Busy
 from services.contracts.streams import BucketSpec, StreamSpec
 from services.runtime.buckets import Bucket
+from services.runtime.counters import Counters
 from services.runtime.delivery import DeadLetters, E, Puller, Subscription, Worker
+from services.runtime.intake import Intake
 from services.runtime.reading import StoredMessage, stored
 from services.runtime.settings import BusSettings
 from services.runtime.telemetry import log
@@ -48,17 +50,20 @@ class Bus:
 
     def __init__(self, client: Client, settings: BusSettings) -> None:
         self._js = client.jetstream(timeout=settings.publish_timeout.total_seconds())
+        self._counters = Counters(client, self._js, settings.publish_timeout)
         self._settings = settings
         self._dead_letters = DeadLetters(self._publish)
 
-    async def publish(self, owner: str, event: Event) -> None:
+    async def publish(self, owner: str, event: Event, *, message_id: str = "") -> None:
         """Tells an event; returns when it is stored.
+
+        It is stored once under its `message_id`, which is the event's id unless another is given.
 
         Raises:
             Busy: the bus did not acknowledge in time; the event may or may not be stored, and telling it again is safe.
         """
         headers = {
-            "Nats-Msg-Id": str(event.event_id),
+            "Nats-Msg-Id": message_id or str(event.event_id),
             "ce-specversion": "1.0",
             "ce-id": str(event.event_id),
             "ce-type": f"headwater.{owner}.v1.{event.name}",
@@ -68,6 +73,11 @@ class Bus:
             "content-type": "application/json",
         }
         await self._publish(event.subject(owner, event.tenant), event.model_dump_json().encode(), headers)
+
+    @property
+    def counters(self) -> Counters:
+        """The whole numbers in streams of counters."""
+        return self._counters
 
     async def _publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
         for attempt in range(1, _PUBLISH_ATTEMPTS + 1):
@@ -112,7 +122,7 @@ class Bus:
             ack_wait=subscription.ack_wait,
             max_ack_pending=max(64, 4 * subscription.workers),
         )
-        worker = Worker(puller, subscription, handle, give_up, stopping)
+        worker = Worker(Intake(puller).next, subscription, handle, give_up, stopping)
         tasks = [asyncio.create_task(worker.run()) for _ in range(subscription.workers)]
         try:
             yield
@@ -175,14 +185,16 @@ class Bus:
             name=spec.name,
             description=spec.purpose,
             subjects=list(spec.subjects),
-            storage=StorageType.FILE,
+            storage=StorageType.MEMORY if spec.storage == "memory" else StorageType.FILE,
             num_replicas=self._settings.replicas,
+            max_msgs_per_subject=spec.max_msgs_per_subject,
             max_age=spec.max_age.total_seconds(),
             max_bytes=spec.max_bytes,
             max_msg_size=spec.max_msg_bytes,
             discard=DiscardPolicy.NEW if spec.full == "refuse" else DiscardPolicy.OLD,
             duplicate_window=spec.duplicate_window.total_seconds(),
             allow_direct=True,
+            allow_msg_counter=spec.counter or None,
         )
         try:
             await self._js.stream_info(spec.name)

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain, repeat
@@ -24,7 +24,6 @@ E = TypeVar("E", bound=Event)
 T = TypeVar("T")
 
 _BACKOFF = tuple(timedelta(seconds=s) for s in (1, 5, 15, 60))
-_FETCH_WAIT = timedelta(seconds=5)
 _PAUSE_WHEN_AWAY_S = 1.0
 MAX_DEAD_LETTER_BYTES = 1024 * 1024
 """A longer payload is cut in its dead letter; its stream still has it whole."""
@@ -145,14 +144,14 @@ class Worker(Generic[E]):
 
     def __init__(
         self,
-        puller: Puller,
+        next_delivery: Callable[[], Awaitable[Delivery | None]],
         subscription: Subscription[E],
         handle: Callable[[E], Awaitable[None]],
         give_up: Callable[[E, str], Awaitable[None]],
         stopping: asyncio.Event,
     ) -> None:
         """`give_up` is called with the reason before a message is dead-lettered."""
-        self._puller = puller
+        self._next_delivery = next_delivery
         self._subscription = subscription
         self._handle = handle
         self._give_up = give_up
@@ -162,8 +161,8 @@ class Worker(Generic[E]):
         """Works until `stopping` is set; ends between messages, never within one."""
         while not self._stopping.is_set():
             try:
-                deliveries = await self._unless_stopping(self._puller.fetch(1, _FETCH_WAIT))
-                for delivery in deliveries or []:
+                delivery = await self._unless_stopping(self._next_delivery())
+                if delivery is not None:
                     await self._settle(delivery)
             except Busy as failure:
                 log.warning("the bus is away", consumer=self._subscription.durable, detail=failure.message)
@@ -172,8 +171,8 @@ class Worker(Generic[E]):
                 log.error("worker stumbled", consumer=self._subscription.durable, exc_info=error)
                 await self._unless_stopping(asyncio.sleep(_PAUSE_WHEN_AWAY_S, None))
 
-    async def _unless_stopping(self, waiting: Coroutine[None, None, T]) -> T | None:
-        task, stop = asyncio.create_task(waiting), asyncio.create_task(self._stopping.wait())
+    async def _unless_stopping(self, waiting: Awaitable[T]) -> T | None:
+        task, stop = asyncio.ensure_future(waiting), asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
             return task.result() if task.done() else None

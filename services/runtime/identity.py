@@ -21,6 +21,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from services.contracts.failures import Conflict, Denied, Missing, Unauthenticated
 from services.contracts.tenants import TenantId
+from services.runtime.background import background
 from services.runtime.buckets import Bucket
 from services.runtime.telemetry import log
 
@@ -96,13 +97,8 @@ class KeyStore:
     async def watching(self) -> AsyncIterator[None]:
         """Keeps the mirror up to date while the context is open."""
         await self._fill()
-        task = asyncio.create_task(self._follow())
-        try:
+        async with background(self._follow()):
             yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
     async def authenticate(self, key: str) -> Caller:
         """Whom `key` belongs to.

@@ -3,18 +3,22 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import numpy as np
 
-from services.contracts.events import Event, UsageSettled
+from services.contracts.events import Event, TokenUsage, UsageSettled
 from services.contracts.failures import Busy
 from services.contracts.prices import PriceBook
 from services.contracts.tenants import TenantId
-from services.inference.answers import Found, Question
-from services.inference.drafts import Task
+from services.inference.answers import Attribution, Found, Question
+from services.inference.deployments.settings import DeploymentSettings, ModelSettings, RetrySettings
+from services.inference.drafts import Tab, Task
+from services.inference.providers.settings import EndpointSettings
 from services.inference.terms import terms
 from services.knowledge.embedder import Embeddings, Priority
 from services.knowledge.passages import Chunk, Hit, Passage, Vector
@@ -106,6 +110,21 @@ class Library:
         return Found(self.hits[:limit], bag(question.text), Decimal("0.000001"))
 
 
+class OpenMeter:
+    """A meter with room for everything; keeps the tabs of its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str, TokenUsage]] = []
+        self.tabs: list[Tab] = []
+
+    @asynccontextmanager
+    async def call(self, provider: str, model: str, worst: TokenUsage) -> AsyncIterator[Tab]:
+        """A call without reservation or settling."""
+        self.calls.append((provider, model, worst))
+        self.tabs.append(Tab())
+        yield self.tabs[-1]
+
+
 def hit(number: int, text: str, similarity: float = 0.6, start_char: int = 0) -> Hit:
     """A passage of document `number`."""
     chunk = Chunk(text, start_char, start_char + len(text))
@@ -113,15 +132,23 @@ def hit(number: int, text: str, similarity: float = 0.6, start_char: int = 0) ->
     return Hit(UUID(int=number), passage, 1 / number, similarity)
 
 
-def question(text: str, deadline_s: float = 30.0, max_output_tokens: int = 0) -> Question:
+def question(text: str, deadline_s: float = 30.0, *, streamed: bool = False, **asked: Any) -> Question:
     """A question with time to answer it."""
     deadline = time.monotonic() + deadline_s
-    return Question(text, CALL, REQUEST, deadline, feature="help", max_output_tokens=max_output_tokens)
+    asked.setdefault("attribution", Attribution(feature="help"))
+    return Question(text, CALL, REQUEST, deadline, streamed=streamed, **asked)
+
+
+def model_settings(url: str, **endpoint: Any) -> ModelSettings:
+    """A model with one deployment at `url`, asked once."""
+    at = EndpointSettings(base_url=url, model="large", provider="openai", **endpoint)
+    deployment = DeploymentSettings(name="only", endpoint=at)
+    return ModelSettings(deployments=(deployment,), retry=RetrySettings(max_attempts=1))
 
 
 def to_answer(text: str, *hits: Hit, max_output_tokens: int = 0, deadline: float = float("inf")) -> Task:
     """What a stage is to answer."""
-    return Task(text, bag(text), hits, max_output_tokens, deadline)
+    return Task(text, bag(text), hits, max_output_tokens=max_output_tokens, deadline=deadline)
 
 
 BRIDGE = hit(

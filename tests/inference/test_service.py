@@ -22,15 +22,30 @@ from headwater.retrieval.v1.retrieval_pb2_grpc import (
 from services.contracts.events import TokenUsage
 from services.contracts.failures import Busy
 from services.contracts.prices import Price
-from services.inference.service import price_of, retriever, running
-from services.inference.settings import EndpointSettings, InferenceSettings
+from services.inference.deployments.settings import ModelSettings
+from services.inference.service import Reach, prices_of, retriever, running
+from services.inference.settings import InferenceSettings
 from services.knowledge.passages import Hit
+from services.runtime.bus import Bus
 from services.runtime.clients import connected_clients
 from services.runtime.identity import Caller, KeyStore, caller_tenant
 from services.runtime.rpc import RpcServer
 from services.runtime.settings import RpcSettings
-from tests.inference.samples import BRIDGE, EASY, HARD, MARKET, MUSEUM, PRICES, TENANT, BagEmbedder, Teller, bag
-from tests.upstream.openai_server import upstream
+from tests.inference.samples import (
+    BRIDGE,
+    EASY,
+    HARD,
+    MARKET,
+    MUSEUM,
+    PRICES,
+    TENANT,
+    BagEmbedder,
+    Teller,
+    bag,
+    model_settings,
+)
+from tests.upstream.misbehaviour import Conduct
+from tests.upstream.server import upstream
 
 if TYPE_CHECKING:
     # Generated for type checkers only.
@@ -106,7 +121,7 @@ def _server() -> RpcServer:
 
 
 @asynccontextmanager
-async def _house(endpoint: EndpointSettings | None = None) -> AsyncIterator[House]:
+async def _house(bus: Bus, models: dict[str, ModelSettings] | None = None) -> AsyncIterator[House]:
     shelf, teller, grace = Shelf(), Teller(), timedelta(seconds=1)
     async with AsyncExitStack() as stack:
         library = _server()
@@ -114,25 +129,18 @@ async def _house(endpoint: EndpointSettings | None = None) -> AsyncIterator[Hous
         clients = await stack.enter_async_context(connected_clients(library.listen(), None))
         await stack.enter_async_context(library.serving(grace))
         server = _server()
-        await stack.enter_async_context(
-            running(
-                InferenceSettings(endpoint=endpoint),
-                embedder=BagEmbedder(),
-                search=retriever(clients),
-                tell=teller,
-                prices=PRICES,
-                server=server,
-            )
-        )
+        settings = InferenceSettings(models=models or {})
+        reach = Reach(retriever(clients), teller, bus)
+        await stack.enter_async_context(running(settings, reach, embedder=BagEmbedder(), prices=PRICES, server=server))
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(server.listen()))
         await stack.enter_async_context(server.serving(grace))
         yield House(InferenceServiceStub(channel), shelf, teller)
 
 
 @pytest.fixture
-async def house() -> AsyncIterator[House]:
+async def house(bus: Bus) -> AsyncIterator[House]:
     """Both services, listening."""
-    async with _house() as built:
+    async with _house(bus) as built:
         yield built
 
 
@@ -187,32 +195,32 @@ async def test_two_calls_under_one_request_id_are_two_charges(house: House) -> N
     assert len({usage.event_id for usage in house.teller.told}) == 2
 
 
-async def test_a_client_that_hangs_up_is_still_charged() -> None:
+async def test_a_client_that_hangs_up_is_still_charged(bus: Bus) -> None:
     """The provider is hung up on in turn, and what it had done is told as an estimate."""
-    async with upstream() as server, _house(EndpointSettings(base_url=server.url, model="large")) as house:
-        server.misbehaviour = "stall_half_way"
+    async with upstream() as server, _house(bus, {"large": model_settings(server.url)}) as house:
+        server.script.usual = Conduct(fault="stall_half_way")
         stream = house.client.GenerateStream(pb.GenerateStreamRequest(question=HARD), metadata=METADATA, timeout=10)
         async for event in stream:
             if event.WhichOneof("event") == "delta":
                 stream.cancel()
                 break
         await asyncio.wait_for(server.hung_up.wait(), 5)
-        last = await asyncio.wait_for(house.teller.of_stage("endpoint/large"), 5)
+        last = await asyncio.wait_for(house.teller.of_stage("large"), 5)
     assert (last.estimated, last.succeeded) == (True, False)
 
 
-async def test_a_slow_provider_leaves_time_to_answer_before_the_deadline() -> None:
+async def test_a_slow_provider_leaves_time_to_answer_before_the_deadline(bus: Bus) -> None:
     """The caller gets the local draft within its deadline instead of nothing."""
-    async with upstream() as server, _house(EndpointSettings(base_url=server.url, model="large")) as house:
-        server.misbehaviour = "stall"
+    async with upstream() as server, _house(bus, {"large": model_settings(server.url)}) as house:
+        server.script.usual = Conduct(fault="stall")
         response = await house.client.Generate(pb.GenerateRequest(question=HARD), metadata=METADATA, timeout=1.5)
     assert [stage.decision for stage in response.answer.stages][-1] == pb.STAGE_DECISION_FAILED
-    assert response.answer.stages[-1].reason == "the provider sent no token in time"
+    assert "the provider sent no token in time" in response.answer.stages[-1].reason
 
 
 def test_the_endpoints_own_price_comes_before_the_book() -> None:
     """What an operator negotiated is what is charged, and only for that model."""
     price = Price(input=Decimal(2), output=Decimal(8))
-    cost = price_of(PRICES, EndpointSettings(base_url="http://localhost", model="large", price=price))
+    cost = prices_of(PRICES, {"large": model_settings("http://localhost", price=price)})
     assert cost("openai", "large", TokenUsage(uncached_input=1_000_000), NOW).usd == 2
     assert cost("local", "all-minilm-l6-v2", TokenUsage(uncached_input=1_000_000), NOW).usd == Decimal("0.01")

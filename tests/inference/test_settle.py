@@ -1,80 +1,126 @@
-"""Settling."""
+"""Settling: every paid call is reserved, priced and told."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
 
+from services.contracts.budgets import MONEY, ledger_subject, period_name
 from services.contracts.events import Event, TokenUsage, usage_event_id
 from services.contracts.failures import Busy
-from services.contracts.prices import Cost
-from services.inference.drafts import Tab
-from services.inference.local import extract_1
+from services.contracts.streams import LEDGER_STREAM
+from services.inference.admission.admission import Spender
+from services.inference.admission.opening import admitting
+from services.inference.admission.settings import AdmissionSettings
+from services.inference.confidence import BEST_SENTENCE
+from services.inference.drafts import NoRoom, Tab
+from services.inference.local import ExtractStage
 from services.inference.settings import InferenceSettings
-from services.inference.settle import Settlement
+from services.inference.settle import Account, Settlement, Spending, StageMeter
+from services.runtime.bus import Bus
 from services.runtime.seen_through import until_all_seen_through
 from tests.inference.samples import CALL, EASY, PRICES, REQUEST, TENANT, BagEmbedder, Teller, question
 
-STAGE = extract_1(InferenceSettings().extract_1, BagEmbedder())
+STAGE = ExtractStage("local/extract-1", InferenceSettings().extract_1, BEST_SENTENCE, BagEmbedder())
 SECOND = timedelta(seconds=1)
+WORST = TokenUsage(uncached_input=1000)
+HUNDRED = Tab(TokenUsage(uncached_input=100))
 
 
-async def _settle(settlement: Settlement, tab: Tab, *, succeeded: bool = True) -> Cost:
-    started = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-    return await settlement.settle(
-        TENANT, question(EASY), STAGE, tab, started_at=started, latency=SECOND, succeeded=succeeded
-    )
+@pytest.fixture
+async def account(bus: Bus) -> AsyncIterator[Account]:
+    """One request's account on a real ledger."""
+    async with admitting(AdmissionSettings(), bus) as admission:
+        entry = await admission.enter(Spender(TENANT), 0)
+        yield Account(TENANT, question(EASY), entry, Spending())
 
 
-async def test_usage_is_told_with_its_price() -> None:
-    """One event for the stage, under an id that only this call can have."""
+async def _call(meter: StageMeter, tab: Tab, error: Exception | None = None) -> None:
+    async with meter.call("local", "all-minilm-l6-v2", WORST) as own:
+        if tab.tokens is not None:
+            own.put(tab.tokens, estimated=tab.estimated)
+        if error is not None:
+            raise error
+
+
+async def _ledger(bus: Bus, account: Account) -> tuple[int, int]:
+    """What the tenant's month holds: spent and reserved, in pico-dollars."""
+    month = period_name("month", account.entry.reservations[0].hold.event.event_time)
+    (total,) = await bus.counters.sums(LEDGER_STREAM, [ledger_subject(TENANT, "tenant", month)])
+    return MONEY.unpack(total)
+
+
+async def test_usage_is_told_with_its_price(account: Account, bus: Bus) -> None:
+    """One event for the call, under an id that only this call can have; the ledger holds its true cost."""
     teller = Teller()
-    cost = await _settle(Settlement(teller, PRICES.cost, SECOND), Tab(TokenUsage(uncached_input=100)))
+    meter = Settlement(teller, PRICES.cost, SECOND).meter(account, STAGE)
+    await _call(meter, HUNDRED)
     (usage,) = teller.told
     assert usage.event_id == usage_event_id(TENANT, CALL, "inference", "local/extract-1")
     assert usage.request_id == REQUEST
-    assert usage.cost_usd == cost.usd == Decimal("0.000001")
+    assert usage.cost_usd == meter.calls[0].cost_usd == account.spending.usd == Decimal("0.000001")
     assert (usage.operation, usage.provider, usage.model) == ("embeddings", "local", "all-minilm-l6-v2")
-    assert (usage.feature, usage.latency_ms, usage.succeeded) == ("help", 1000, True)
-    assert usage.event_time.microsecond == 678000
+    assert (usage.feature, usage.succeeded, usage.provisional, usage.estimated) == ("help", True, False, False)
+    assert usage.event_time.microsecond % 1000 == 0
+    assert await _ledger(bus, account) == (1_000_000, 0)
 
 
-async def test_a_failed_and_estimated_call_is_told_as_such() -> None:
+async def test_further_calls_of_a_stage_have_ids_of_their_own(account: Account) -> None:
+    """A retry that may have been charged is another charge."""
+    teller = Teller()
+    meter = Settlement(teller, PRICES.cost, SECOND).meter(account, STAGE)
+    await _call(meter, HUNDRED)
+    await _call(meter, HUNDRED)
+    assert len({usage.event_id for usage in teller.told}) == 2
+
+
+async def test_a_failed_and_estimated_call_is_told_as_such(account: Account) -> None:
     """Neither is hidden."""
     teller = Teller()
-    tab = Tab(TokenUsage(uncached_input=1), estimated=True)
-    await _settle(Settlement(teller, PRICES.cost, SECOND), tab, succeeded=False)
+    with suppress(Busy):
+        tab = Tab(TokenUsage(uncached_input=1), estimated=True)
+        await _call(Settlement(teller, PRICES.cost, SECOND).meter(account, STAGE), tab, Busy("X", "broken"))
     assert (teller.told[0].estimated, teller.told[0].succeeded) == (True, False)
 
 
-async def test_no_call_is_no_usage() -> None:
-    """A stage that never asked its model tells nothing."""
+async def test_no_call_is_no_usage(account: Account, bus: Bus) -> None:
+    """A stage that never asked its model tells nothing, and what was reserved for it is given back."""
     teller = Teller()
-    cost = await _settle(Settlement(teller, PRICES.cost, SECOND), Tab())
-    assert cost.usd == 0
-    assert teller.told == []
+    meter = Settlement(teller, PRICES.cost, SECOND).meter(account, STAGE)
+    await _call(meter, Tab())
+    assert (teller.told, meter.calls) == ([], [])
+    assert await _ledger(bus, account) == (0, 0)
 
 
-async def test_untold_usage_fails_the_call() -> None:
+async def test_a_call_that_could_pass_the_callers_limit_is_not_made(account: Account) -> None:
+    """Its worst case counts, not what it would have come to."""
+    account.spending.max_usd = Decimal("0.0000099")
+    with pytest.raises(NoRoom, match="max_cost_usd"):
+        await _call(Settlement(Teller(), PRICES.cost, SECOND).meter(account, STAGE), HUNDRED)
+
+
+async def test_untold_usage_fails_the_call(account: Account) -> None:
     """Better no answer than one nobody is charged for."""
     teller = Teller()
     teller.away = True
     with pytest.raises(Busy, match="could not be recorded"):
-        await _settle(Settlement(teller, PRICES.cost, SECOND), Tab(TokenUsage()))
+        await _call(Settlement(teller, PRICES.cost, SECOND).meter(account, STAGE), HUNDRED)
 
 
-async def test_telling_is_bounded_in_time() -> None:
+async def test_telling_is_bounded_in_time(account: Account) -> None:
     """A bus that hangs does not hang the call for good."""
 
     async def hang(event: Event) -> None:
         await asyncio.sleep(3600)
 
     with pytest.raises(Busy):
-        await _settle(Settlement(hang, PRICES.cost, timedelta(seconds=0.05)), Tab(TokenUsage()))
+        await _call(Settlement(hang, PRICES.cost, timedelta(seconds=0.05)).meter(account, STAGE), HUNDRED)
 
 
-async def test_telling_outlives_its_caller() -> None:
+async def test_telling_outlives_its_caller(account: Account) -> None:
     """A caller who leaves while usage is told does not take it along."""
     begun, go_on, teller = asyncio.Event(), asyncio.Event(), Teller()
 
@@ -83,10 +129,9 @@ async def test_telling_outlives_its_caller() -> None:
         await go_on.wait()
         await teller(event)
 
-    settling = asyncio.create_task(_settle(Settlement(slow, PRICES.cost, SECOND), Tab(TokenUsage())))
+    settling = asyncio.create_task(_call(Settlement(slow, PRICES.cost, SECOND).meter(account, STAGE), HUNDRED))
     await begun.wait()
     settling.cancel()
-    await asyncio.sleep(0)
     with pytest.raises(asyncio.CancelledError):
         await settling
     go_on.set()

@@ -13,15 +13,16 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from headwater.auth.v1 import auth_pb2
-from headwater.inference.v1 import inference_pb2
+from headwater.inference.v1 import inference_pb2, policies_pb2
 from headwater.ingest.v1 import ingest_pb2
 from headwater.metering.v1 import metering_pb2, tenants_pb2
 from headwater.retrieval.v1 import retrieval_pb2
 
 from tests.system.conftest import Metadata, Platform, bearer, put_and_wait
 
-MODULES = (inference_pb2, ingest_pb2, metering_pb2, tenants_pb2, retrieval_pb2)
+MODULES = (inference_pb2, policies_pb2, ingest_pb2, metering_pb2, tenants_pb2, retrieval_pb2)
 SECRET = "The vault of acme opens with the word heliotrope."
+ACME_MONTH = metering_pb2.BudgetName(tenant_id="acme", period=metering_pb2.BUDGET_PERIOD_MONTH)
 QUESTION = "Which word opens the vault of acme?"
 
 
@@ -52,10 +53,34 @@ CALLS: dict[str, Call] = {
     "InferenceService/GenerateStream": Call(
         lambda d: [inference_pb2.GenerateStreamRequest(question=QUESTION, document_ids=[d])]
     ),
+    "PolicyService/PutPolicy": Call(
+        lambda _: [policies_pb2.PutPolicyRequest(text="name: theirs\nstages: [{name: s, model: local/extract-1}]")],
+        "PERMISSION_DENIED",
+    ),
+    "PolicyService/GetPolicy": Call(lambda _: [policies_pb2.GetPolicyRequest(name="acme")], "PERMISSION_DENIED"),
+    "PolicyService/ListPolicies": Call(lambda _: [policies_pb2.ListPoliciesRequest()], "PERMISSION_DENIED"),
+    "PolicyService/ActivatePolicy": Call(
+        lambda _: [policies_pb2.ActivatePolicyRequest(tenant_id="acme", feature="*", name="theirs", version=1)],
+        "PERMISSION_DENIED",
+    ),
+    "PolicyService/GetActivePolicy": Call(
+        lambda _: [policies_pb2.GetActivePolicyRequest(tenant_id="acme")], "PERMISSION_DENIED"
+    ),
     "MeteringService/QueryCosts": Call(
         lambda _: [metering_pb2.QueryCostsRequest(group_by=[metering_pb2.COST_DIMENSION_TENANT])]
     ),
     "MeteringService/RunSql": Call(lambda _: [metering_pb2.RunSqlRequest(sql="SELECT 1")], "PERMISSION_DENIED"),
+    "MeteringService/SetBudget": Call(
+        lambda _: [metering_pb2.SetBudgetRequest(name=ACME_MONTH, cap_usd="1")], "PERMISSION_DENIED"
+    ),
+    "MeteringService/GetBudget": Call(lambda _: [metering_pb2.GetBudgetRequest(name=ACME_MONTH)], "NOT_FOUND"),
+    "MeteringService/ListBudgets": Call(lambda _: [metering_pb2.ListBudgetsRequest()]),
+    "MeteringService/DeleteBudget": Call(
+        lambda _: [metering_pb2.DeleteBudgetRequest(name=ACME_MONTH)], "PERMISSION_DENIED"
+    ),
+    "TenantService/UpdateTenant": Call(
+        lambda _: [tenants_pb2.UpdateTenantRequest(tenant_id="acme", plan="enterprise")], "PERMISSION_DENIED"
+    ),
     "TenantService/CreateTenant": Call(
         lambda _: [tenants_pb2.CreateTenantRequest(tenant_id="intruder")], "PERMISSION_DENIED"
     ),

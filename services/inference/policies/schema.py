@@ -4,10 +4,16 @@ A policy is a YAML document (JSON is YAML too). It is immutable once stored; cha
 docs/policies.md describes it for those who write one.
 """
 
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from services.inference.policies.prompt_features import VERSION as FEATURES_VERSION
+from services.inference.policies.prompt_features import is_feature
 
 SIGNALS = (
     "confidence",
@@ -31,8 +37,8 @@ SIGNALS = (
 confidence: a local stage's own. logprob_*: of the answer's tokens. margin_*: between a token and its best alternative.
 groundedness: which part of the answer's sentences stands in the passages, 0 to 1. agreement: which part of the samples
 says the same. agreement_previous: which part of the earlier stages' drafts says the same. previous_probability: the
-last earlier draft's. schema_valid: 1 or 0. verifier: a model's verdict, 0 to 1. abstained: 1 when the model says that it
-does not know. output_tokens: the answer's length.
+last earlier draft's. schema_valid: 1 or 0. verifier: a model's verdict, 0 to 1. abstained: 1 when the model says that
+it does not know. output_tokens: the answer's length.
 """
 
 Signal = Literal[
@@ -53,8 +59,17 @@ Signal = Literal[
     "output_tokens",
 ]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Gain = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
+"""Of probability."""
+Finite = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./:-]{0,99}$")]
+PolicyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+"""Part of a bucket's key."""
+
+
+def _misfit(reason: str, *at: str | int) -> PydanticCustomError:
+    """What is wrong between fields; `at` leads from the part it was found in to the field to look at."""
+    return PydanticCustomError("misfit", "{reason}", {"reason": reason, "at": list(at)})
 
 
 class _Part(BaseModel):
@@ -82,11 +97,14 @@ class IsotonicCalibrator(_Part):
     @model_validator(mode="after")
     def _rises(self) -> "IsotonicCalibrator":
         if len(self.x) != len(self.y):
-            raise ValueError("x and y must be equally long")
-        if any(a >= b for a, b in zip(self.x, self.x[1:], strict=False)):
-            raise ValueError("x must rise from point to point")
-        if any(a > b for a, b in zip(self.y, self.y[1:], strict=False)):
-            raise ValueError("y must never fall from point to point")
+            counts = f"x has {len(self.x)} points and y has {len(self.y)}"
+            raise _misfit(f"{counts}: they must be equally long", "y")
+        for at, (lower, upper) in enumerate(pairwise(self.x), start=1):
+            if lower >= upper:
+                raise _misfit("x must rise from point to point", "x", at)
+        for at, (lower, upper) in enumerate(pairwise(self.y), start=1):
+            if lower > upper:
+                raise _misfit("y must never fall from point to point", "y", at)
         return self
 
 
@@ -128,6 +146,18 @@ class RouterModel(_Part):
     intercept: Finite
     weights: dict[str, Finite] = Field(min_length=1, max_length=10_000)
     """By feature of the prompt (see policies/prompt_features.py)."""
+    features_version: int = FEATURES_VERSION
+    """Of the features it was fit on."""
+
+    @model_validator(mode="after")
+    def _knows_its_features(self) -> "RouterModel":
+        if self.features_version != FEATURES_VERSION:
+            fit = f"it was fit on version {self.features_version} of the prompt features"
+            raise _misfit(f"{fit}, this server computes version {FEATURES_VERSION}: fit it again", "features_version")
+        for name in self.weights:
+            if not is_feature(name):
+                raise _misfit(f"there is no prompt feature {name[:60]!r}", "weights", name)
+        return self
 
 
 class Router(_Part):
@@ -135,8 +165,16 @@ class Router(_Part):
 
     models: dict[Name, RouterModel] = Field(min_length=1)
     """By stage."""
-    skip_below: dict[Name, Probability] = Field(min_length=1)
+    skip_below: dict[Name, Probability] = Field(default_factory=dict)
     """By stage: with a lower probability it is not asked. The last stage is never skipped."""
+    skip_for_gain: dict[Name, Gain] = Field(default_factory=dict)
+    """By stage: it is not asked when the last stage's probability is higher than its own by at least this."""
+
+    @model_validator(mode="after")
+    def _skips_something(self) -> "Router":
+        if not self.skip_below and not self.skip_for_gain:
+            raise _misfit("the router skips nothing: give skip_below or skip_for_gain", "models")
+        return self
 
 
 class OperatingPoint(_Part):
@@ -155,7 +193,7 @@ class OperatingPoint(_Part):
 class Policy(_Part):
     """A cascade for some tenant's feature."""
 
-    name: Name
+    name: PolicyName
     stages: tuple[StagePolicy, ...] = Field(min_length=1, max_length=16)
     """From the cheapest to the dearest."""
     answer_floor: Probability = 0.3
@@ -167,17 +205,26 @@ class Policy(_Part):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Policy":
-        names = [stage.name for stage in self.stages]
-        if len(set(names)) < len(names):
-            raise ValueError("two stages have the same name")
-        known = set(names)
+        stages = [stage.name for stage in self.stages]
+        for at, name in enumerate(stages):
+            if name in stages[:at]:
+                raise _misfit(f"another stage is named {name} already", "stages", at, "name")
         if self.router is not None:
-            for where in (self.router.models, self.router.skip_below):
-                if unknown := set(where) - known:
-                    raise ValueError(f"router: there is no stage {sorted(unknown)[0]}")
-            if missing := set(self.router.skip_below) - set(self.router.models):
-                raise ValueError(f"router: stage {sorted(missing)[0]} has no model")
-        for point in self.operating_points:
-            if unknown := set(point.thresholds) - known:
-                raise ValueError(f"operating_points: there is no stage {sorted(unknown)[0]}")
+            skips = {"skip_below": self.router.skip_below, "skip_for_gain": self.router.skip_for_gain}
+            for field, names in {"models": self.router.models, **skips}.items():
+                _check_stages(names, stages, "router", field)
+            for field, names in skips.items():
+                for name in names:
+                    if name not in self.router.models:
+                        raise _misfit(f"router.models has no {name}", "router", field, name)
+            if self.router.skip_for_gain and stages[-1] not in self.router.models:
+                raise _misfit(f"router.models has no {stages[-1]}, which gains are measured by", "router", "models")
+        for at, point in enumerate(self.operating_points):
+            _check_stages(point.thresholds, stages, "operating_points", at, "thresholds")
         return self
+
+
+def _check_stages(names: Iterable[str], stages: Sequence[str], *at: str | int) -> None:
+    for name in names:
+        if name not in stages:
+            raise _misfit(f"there is no stage {name}", *at, name)

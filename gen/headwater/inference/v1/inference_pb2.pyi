@@ -5,6 +5,7 @@ Prompts in, answers out, by the smallest model that is good enough."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -33,6 +34,8 @@ class _StageDecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StageDe
     """Not confident enough: the next stage was asked, where there is one."""
     STAGE_DECISION_FAILED: _StageDecision.ValueType  # 3
     """The stage gave no draft; the reason says why."""
+    STAGE_DECISION_SKIPPED: _StageDecision.ValueType  # 4
+    """The stage was not asked; the reason says why."""
 
 class StageDecision(_StageDecision, metaclass=_StageDecisionEnumTypeWrapper):
     """What became of a stage's draft."""
@@ -45,6 +48,8 @@ STAGE_DECISION_ESCALATED: StageDecision.ValueType  # 2
 """Not confident enough: the next stage was asked, where there is one."""
 STAGE_DECISION_FAILED: StageDecision.ValueType  # 3
 """The stage gave no draft; the reason says why."""
+STAGE_DECISION_SKIPPED: StageDecision.ValueType  # 4
+"""The stage was not asked; the reason says why."""
 Global___StageDecision: _TypeAlias = StageDecision  # noqa: Y015
 
 class _AnswerStatus:
@@ -74,6 +79,38 @@ ANSWER_STATUS_BEST_EFFORT: AnswerStatus.ValueType  # 2
 ANSWER_STATUS_NO_ANSWER: AnswerStatus.ValueType  # 3
 """The documents hold nothing on the question; the text is empty."""
 Global___AnswerStatus: _TypeAlias = AnswerStatus  # noqa: Y015
+
+class _Role:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROLE_UNSPECIFIED: _Role.ValueType  # 0
+    """Not a role."""
+    ROLE_SYSTEM: _Role.ValueType  # 1
+    """The operator: what the model is for."""
+    ROLE_USER: _Role.ValueType  # 2
+    """The user."""
+    ROLE_ASSISTANT: _Role.ValueType  # 3
+    """The model."""
+    ROLE_TOOL: _Role.ValueType  # 4
+    """A tool that the model had called."""
+
+class Role(_Role, metaclass=_RoleEnumTypeWrapper):
+    """Who says a turn of a conversation."""
+
+ROLE_UNSPECIFIED: Role.ValueType  # 0
+"""Not a role."""
+ROLE_SYSTEM: Role.ValueType  # 1
+"""The operator: what the model is for."""
+ROLE_USER: Role.ValueType  # 2
+"""The user."""
+ROLE_ASSISTANT: Role.ValueType  # 3
+"""The model."""
+ROLE_TOOL: Role.ValueType  # 4
+"""A tool that the model had called."""
+Global___Role: _TypeAlias = Role  # noqa: Y015
 
 @_typing.final
 class TokenUsage(_message.Message):
@@ -129,6 +166,7 @@ class StageReport(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     COST_USD_FIELD_NUMBER: _builtins.int
     ESTIMATED_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
     """The stage's name, such as local/extract-1."""
     model: _builtins.str
@@ -147,6 +185,8 @@ class StageReport(_message.Message):
     """What that cost in US dollars, as a decimal number."""
     estimated: _builtins.bool
     """True when usage or cost is an estimate, because the provider did not tell."""
+    calls: _builtins.int
+    """Calls of models it made: retries, samples and the verifier included."""
     @_builtins.property
     def usage(self) -> Global___TokenUsage:
         """What it used."""
@@ -164,10 +204,11 @@ class StageReport(_message.Message):
         usage: Global___TokenUsage | None = ...,
         cost_usd: _builtins.str = ...,
         estimated: _builtins.bool = ...,
+        calls: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidence", b"confidence", "cost_usd", b"cost_usd", "decision", b"decision", "estimated", b"estimated", "latency_ms", b"latency_ms", "model", b"model", "reason", b"reason", "stage", b"stage", "threshold", b"threshold", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "confidence", b"confidence", "cost_usd", b"cost_usd", "decision", b"decision", "estimated", b"estimated", "latency_ms", b"latency_ms", "model", b"model", "reason", b"reason", "stage", b"stage", "threshold", b"threshold", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -244,6 +285,10 @@ class Answer(_message.Message):
     STAGES_FIELD_NUMBER: _builtins.int
     RETRIEVAL_COST_USD_FIELD_NUMBER: _builtins.int
     COST_USD_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    DOWNGRADED_FIELD_NUMBER: _builtins.int
+    TARGET_QUALITY_MET_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Identifies the request in logs and cost tables."""
     text: _builtins.str
@@ -258,6 +303,14 @@ class Answer(_message.Message):
     """What retrieval used, in US dollars, as a decimal number."""
     cost_usd: _builtins.str
     """What the whole request cost in US dollars, as a decimal number."""
+    policy: _builtins.str
+    """The policy that led the cascade, as name@version."""
+    downgraded: _builtins.bool
+    """True when a budget had no room for a stage that would have been asked."""
+    target_quality_met: _builtins.bool
+    """Whether the policy reaches the quality that the caller asked for, as far
+    as its calibration tells; true when none was asked for.
+    """
     @_builtins.property
     def citations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Citation]:
         """Where it comes from."""
@@ -265,6 +318,10 @@ class Answer(_message.Message):
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageReport]:
         """The stages that ran, in order."""
+
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
+        """Tools the model wants called; only in a conversation that offers tools."""
 
     def __init__(
         self,
@@ -278,14 +335,252 @@ class Answer(_message.Message):
         stages: _abc.Iterable[Global___StageReport] | None = ...,
         retrieval_cost_usd: _builtins.str = ...,
         cost_usd: _builtins.str = ...,
+        tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
+        policy: _builtins.str = ...,
+        downgraded: _builtins.bool = ...,
+        target_quality_met: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "confidence", b"confidence", "cost_usd", b"cost_usd", "request_id", b"request_id", "retrieval_cost_usd", b"retrieval_cost_usd", "stage", b"stage", "stages", b"stages", "status", b"status", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "confidence", b"confidence", "cost_usd", b"cost_usd", "downgraded", b"downgraded", "policy", b"policy", "request_id", b"request_id", "retrieval_cost_usd", b"retrieval_cost_usd", "stage", b"stage", "stages", b"stages", "status", b"status", "target_quality_met", b"target_quality_met", "text", b"text", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Answer: _TypeAlias = Answer  # noqa: Y015
+
+@_typing.final
+class ToolCall(_message.Message):
+    """A call of a tool that the model wants made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Joins it with the message that answers it."""
+    name: _builtins.str
+    """The tool."""
+    arguments: _builtins.str
+    """Its arguments, as JSON."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        arguments: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "id", b"id", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCall: _TypeAlias = ToolCall  # noqa: Y015
+
+@_typing.final
+class Message(_message.Message):
+    """One turn of a conversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
+    role: Global___Role.ValueType
+    """Who says it."""
+    content: _builtins.str
+    """What is said."""
+    tool_call_id: _builtins.str
+    """Which tool call a tool's message answers."""
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
+        """The tools the assistant wanted called."""
+
+    def __init__(
+        self,
+        *,
+        role: Global___Role.ValueType = ...,
+        content: _builtins.str = ...,
+        tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
+        tool_call_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Message: _TypeAlias = Message  # noqa: Y015
+
+@_typing.final
+class Tool(_message.Message):
+    """A function that the model may ask to have called."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    description: _builtins.str
+    """What it does, for the model."""
+    parameters: _builtins.str
+    """A JSON schema of its arguments, as JSON; empty means none."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        parameters: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "parameters", b"parameters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tool: _TypeAlias = Tool  # noqa: Y015
+
+@_typing.final
+class Chat(_message.Message):
+    """A conversation to continue. No documents are searched; what the model is to
+    know stands in the messages.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    TOOL_CHOICE_FIELD_NUMBER: _builtins.int
+    RESPONSE_SCHEMA_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
+    tool_choice: _builtins.str
+    """"auto", "none", "required" or the name of a tool; empty leaves it to the
+    model.
+    """
+    response_schema: _builtins.str
+    """A JSON schema, as JSON, that the answer must match; empty means any text."""
+    temperature: _builtins.float
+    """How much chance there is in the answer."""
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
+        """The turns so far, oldest first."""
+
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tool]:
+        """What the model may ask to have called."""
+
+    def __init__(
+        self,
+        *,
+        messages: _abc.Iterable[Global___Message] | None = ...,
+        tools: _abc.Iterable[Global___Tool] | None = ...,
+        tool_choice: _builtins.str = ...,
+        response_schema: _builtins.str = ...,
+        temperature: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "temperature", b"temperature"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "messages", b"messages", "response_schema", b"response_schema", "temperature", b"temperature", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
+    _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
+
+Global___Chat: _TypeAlias = Chat  # noqa: Y015
+
+@_typing.final
+class Limits(_message.Message):
+    """What the caller asks of the cascade. Unset leaves it to the policy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_QUALITY_FIELD_NUMBER: _builtins.int
+    MAX_COST_USD_FIELD_NUMBER: _builtins.int
+    MAX_LATENCY_FIELD_NUMBER: _builtins.int
+    MAX_STAGE_FIELD_NUMBER: _builtins.int
+    target_quality: _builtins.float
+    """The quality wanted, relative to the policy's last stage, which is 1."""
+    max_cost_usd: _builtins.str
+    """The most that the request may cost in US dollars, as a decimal number."""
+    max_stage: _builtins.str
+    """The last stage that may be asked."""
+    @_builtins.property
+    def max_latency(self) -> _duration_pb2.Duration:
+        """How long the answer may take; a stage that is under way then is given up."""
+
+    def __init__(
+        self,
+        *,
+        target_quality: _builtins.float | None = ...,
+        max_cost_usd: _builtins.str = ...,
+        max_latency: _duration_pb2.Duration | None = ...,
+        max_stage: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_target_quality", b"_target_quality", "max_latency", b"max_latency", "target_quality", b"target_quality"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_target_quality", b"_target_quality", "max_cost_usd", b"max_cost_usd", "max_latency", b"max_latency", "max_stage", b"max_stage", "target_quality", b"target_quality"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__target_quality: _TypeAlias = _typing.Literal["target_quality"]  # noqa: Y015
+    _WhichOneofArgType__target_quality: _TypeAlias = _typing.Literal["_target_quality", b"_target_quality"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__target_quality) -> _WhichOneofReturnType__target_quality | None: ...
+
+Global___Limits: _TypeAlias = Limits  # noqa: Y015
+
+@_typing.final
+class Attribution(_message.Message):
+    """What the request is for, in cost reports."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    OUTCOME_ID_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    outcome_id: _builtins.str
+    """The business outcome it works towards, such as a ticket or an order."""
+    user: _builtins.str
+    """The person who asks, in the caller's words; only a keyed hash is kept."""
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Anything else to group costs by."""
+
+    def __init__(
+        self,
+        *,
+        outcome_id: _builtins.str = ...,
+        user: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "outcome_id", b"outcome_id", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Attribution: _TypeAlias = Attribution  # noqa: Y015
 
 @_typing.final
 class GenerateRequest(_message.Message):
@@ -294,32 +589,52 @@ class GenerateRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     QUESTION_FIELD_NUMBER: _builtins.int
+    CHAT_FIELD_NUMBER: _builtins.int
     DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
     FEATURE_FIELD_NUMBER: _builtins.int
     MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    ATTRIBUTION_FIELD_NUMBER: _builtins.int
     question: _builtins.str
-    """What to answer."""
+    """A question, answered from the tenant's documents."""
     feature: _builtins.str
     """The product feature that asks, for cost reports."""
     max_output_tokens: _builtins.int
-    """Most tokens a generative stage may write; 0 means the server's default."""
+    """Most tokens a generative stage may write; 0 means the policy's default."""
+    @_builtins.property
+    def chat(self) -> Global___Chat:
+        """A conversation, continued without documents."""
+
     @_builtins.property
     def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only from these documents; empty means all of the tenant's."""
+
+    @_builtins.property
+    def limits(self) -> Global___Limits:
+        """What the caller asks of the cascade."""
+
+    @_builtins.property
+    def attribution(self) -> Global___Attribution:
+        """What the request is for."""
 
     def __init__(
         self,
         *,
         question: _builtins.str = ...,
+        chat: Global___Chat | None = ...,
         document_ids: _abc.Iterable[_builtins.str] | None = ...,
         feature: _builtins.str = ...,
         max_output_tokens: _builtins.int = ...,
+        limits: Global___Limits | None = ...,
+        attribution: Global___Attribution | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attribution", b"attribution", "chat", b"chat", "input", b"input", "limits", b"limits", "question", b"question"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_ids", b"document_ids", "feature", b"feature", "max_output_tokens", b"max_output_tokens", "question", b"question"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribution", b"attribution", "chat", b"chat", "document_ids", b"document_ids", "feature", b"feature", "input", b"input", "limits", b"limits", "max_output_tokens", b"max_output_tokens", "question", b"question"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["question", "chat"]  # noqa: Y015
+    _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
 
@@ -354,32 +669,52 @@ class GenerateStreamRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     QUESTION_FIELD_NUMBER: _builtins.int
+    CHAT_FIELD_NUMBER: _builtins.int
     DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
     FEATURE_FIELD_NUMBER: _builtins.int
     MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    ATTRIBUTION_FIELD_NUMBER: _builtins.int
     question: _builtins.str
-    """What to answer."""
+    """A question, answered from the tenant's documents."""
     feature: _builtins.str
     """The product feature that asks, for cost reports."""
     max_output_tokens: _builtins.int
-    """Most tokens a generative stage may write; 0 means the server's default."""
+    """Most tokens a generative stage may write; 0 means the policy's default."""
+    @_builtins.property
+    def chat(self) -> Global___Chat:
+        """A conversation, continued without documents."""
+
     @_builtins.property
     def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only from these documents; empty means all of the tenant's."""
+
+    @_builtins.property
+    def limits(self) -> Global___Limits:
+        """What the caller asks of the cascade."""
+
+    @_builtins.property
+    def attribution(self) -> Global___Attribution:
+        """What the request is for."""
 
     def __init__(
         self,
         *,
         question: _builtins.str = ...,
+        chat: Global___Chat | None = ...,
         document_ids: _abc.Iterable[_builtins.str] | None = ...,
         feature: _builtins.str = ...,
         max_output_tokens: _builtins.int = ...,
+        limits: Global___Limits | None = ...,
+        attribution: Global___Attribution | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attribution", b"attribution", "chat", b"chat", "input", b"input", "limits", b"limits", "question", b"question"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_ids", b"document_ids", "feature", b"feature", "max_output_tokens", b"max_output_tokens", "question", b"question"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribution", b"attribution", "chat", b"chat", "document_ids", b"document_ids", "feature", b"feature", "input", b"input", "limits", b"limits", "max_output_tokens", b"max_output_tokens", "question", b"question"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["question", "chat"]  # noqa: Y015
+    _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
 Global___GenerateStreamRequest: _TypeAlias = GenerateStreamRequest  # noqa: Y015
 

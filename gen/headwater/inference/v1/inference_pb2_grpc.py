@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class InferenceServiceStub:
-    """Answers questions from the tenant's documents through a cascade of models.
+    """Answers questions from the tenant's documents, and continues conversations, through a cascade of models.
     """
 
     def __init__(self, channel):
@@ -48,7 +48,7 @@ class InferenceServiceStub:
 
 
 class InferenceServiceServicer:
-    """Answers questions from the tenant's documents through a cascade of models.
+    """Answers questions from the tenant's documents, and continues conversations, through a cascade of models.
     """
 
     def Generate(self, request, context):
@@ -87,7 +87,7 @@ def add_InferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class InferenceService:
-    """Answers questions from the tenant's documents through a cascade of models.
+    """Answers questions from the tenant's documents, and continues conversations, through a cascade of models.
     """
 
     @staticmethod

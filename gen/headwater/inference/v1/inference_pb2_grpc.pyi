@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class InferenceServiceStub:
-    """Answers questions from the tenant's documents through a cascade of models."""
+    """Answers questions from the tenant's documents, and continues conversations, through a cascade of models."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -40,7 +40,7 @@ class InferenceServiceStub:
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
-    """Answers questions from the tenant's documents through a cascade of models."""
+    """Answers questions from the tenant's documents, and continues conversations, through a cascade of models."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryUnaryMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]  # type: ignore[assignment]
@@ -49,7 +49,7 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Answers a question; tells each stage as it ends and the answer as it grows."""
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Answers questions from the tenant's documents through a cascade of models."""
+    """Answers questions from the tenant's documents, and continues conversations, through a cascade of models."""
 
     @_abc_1.abstractmethod
     def Generate(

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from headwater.auth.v1 import auth_pb2 as headwater_dot_auth_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$headwater/metering/v1/metering.proto\x12\x15headwater.metering.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cheadwater/auth/v1/auth.proto\"\x84\x02\n\x11QueryCostsRequest\x12K\n\x08group_by\x18\x01 \x03(\x0e\x32$.headwater.metering.v1.CostDimensionB\x13\xbaH\x10\x92\x01\r\x10\x06\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\tpage_size\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00\x12%\n\npage_token\x18\x05 \x01(\tB\x11\xbaH\x0er\x0c\x18\x14\x32\x08^[0-9]*$\"\xc2\x01\n\x07\x43ostRow\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\r\n\x05stage\x18\x04 \x01(\t\x12\x0e\n\x06period\x18\x05 \x01(\t\x12\r\n\x05\x63\x61lls\x18\x06 \x01(\x03\x12\x14\n\x0cinput_tokens\x18\x07 \x01(\x03\x12\x15\n\routput_tokens\x18\x08 \x01(\x03\x12\x10\n\x08\x63ost_usd\x18\t \x01(\t\x12\x1a\n\x12\x65stimated_cost_usd\x18\n \x01(\t\"s\n\x12QueryCostsResponse\x12,\n\x04rows\x18\x01 \x03(\x0b\x32\x1e.headwater.metering.v1.CostRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x16\n\x0etotal_cost_usd\x18\x03 \x01(\t\"H\n\rRunSqlRequest\x12\x18\n\x03sql\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01\x18\x80\x80\x04\x12\x1d\n\x08max_rows\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00\"\x18\n\x06SqlRow\x12\x0e\n\x06values\x18\x01 \x03(\t\"a\n\x0eRunSqlResponse\x12\x0f\n\x07\x63olumns\x18\x01 \x03(\t\x12+\n\x04rows\x18\x02 \x03(\x0b\x32\x1d.headwater.metering.v1.SqlRow\x12\x11\n\ttruncated\x18\x03 \x01(\x08*\xcb\x01\n\rCostDimension\x12\x1e\n\x1a\x43OST_DIMENSION_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43OST_DIMENSION_TENANT\x10\x01\x12\x1a\n\x16\x43OST_DIMENSION_FEATURE\x10\x02\x12\x18\n\x14\x43OST_DIMENSION_MODEL\x10\x03\x12\x18\n\x14\x43OST_DIMENSION_STAGE\x10\x04\x12\x16\n\x12\x43OST_DIMENSION_DAY\x10\x05\x12\x17\n\x13\x43OST_DIMENSION_HOUR\x10\x06\x32\xde\x01\n\x0fMeteringService\x12k\n\nQueryCosts\x12(.headwater.metering.v1.QueryCostsRequest\x1a).headwater.metering.v1.QueryCostsResponse\"\x08\xca\xf3\x18\x04\n\x02\x05\x06\x12^\n\x06RunSql\x12$.headwater.metering.v1.RunSqlRequest\x1a%.headwater.metering.v1.RunSqlResponse\"\x07\xca\xf3\x18\x03\n\x01\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$headwater/metering/v1/metering.proto\x12\x15headwater.metering.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cheadwater/auth/v1/auth.proto\"\x84\x02\n\x11QueryCostsRequest\x12K\n\x08group_by\x18\x01 \x03(\x0e\x32$.headwater.metering.v1.CostDimensionB\x13\xbaH\x10\x92\x01\r\x10\x06\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\tpage_size\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00\x12%\n\npage_token\x18\x05 \x01(\tB\x11\xbaH\x0er\x0c\x18\x14\x32\x08^[0-9]*$\"\xc2\x01\n\x07\x43ostRow\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\r\n\x05stage\x18\x04 \x01(\t\x12\x0e\n\x06period\x18\x05 \x01(\t\x12\r\n\x05\x63\x61lls\x18\x06 \x01(\x03\x12\x14\n\x0cinput_tokens\x18\x07 \x01(\x03\x12\x15\n\routput_tokens\x18\x08 \x01(\x03\x12\x10\n\x08\x63ost_usd\x18\t \x01(\t\x12\x1a\n\x12\x65stimated_cost_usd\x18\n \x01(\t\"s\n\x12QueryCostsResponse\x12,\n\x04rows\x18\x01 \x03(\x0b\x32\x1e.headwater.metering.v1.CostRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x16\n\x0etotal_cost_usd\x18\x03 \x01(\t\"H\n\rRunSqlRequest\x12\x18\n\x03sql\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01\x18\x80\x80\x04\x12\x1d\n\x08max_rows\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00\"\x18\n\x06SqlRow\x12\x0e\n\x06values\x18\x01 \x03(\t\"a\n\x0eRunSqlResponse\x12\x0f\n\x07\x63olumns\x18\x01 \x03(\t\x12+\n\x04rows\x18\x02 \x03(\x0b\x32\x1d.headwater.metering.v1.SqlRow\x12\x11\n\ttruncated\x18\x03 \x01(\x08\"\xb3\x01\n\nBudgetName\x12\x30\n\ttenant_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x18(2\x14^([a-z][a-z0-9-]*)?$\x12\x19\n\x07\x66\x65\x61ture\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x17\n\x06key_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12?\n\x06period\x18\x04 \x01(\x0e\x32#.headwater.metering.v1.BudgetPeriodB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\"\xf1\x01\n\x06\x42udget\x12/\n\x04name\x18\x01 \x01(\x0b\x32!.headwater.metering.v1.BudgetName\x12\x0f\n\x07\x63\x61p_usd\x18\x02 \x01(\t\x12\x12\n\nthresholds\x18\x03 \x03(\x05\x12\x16\n\x0e\x63urrent_period\x18\x04 \x01(\t\x12\x11\n\tspent_usd\x18\x05 \x01(\t\x12\x14\n\x0creserved_usd\x18\x06 \x01(\t\x12\x10\n\x08left_usd\x18\x07 \x01(\t\x12+\n\x07\x65nds_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tfrom_plan\x18\t \x01(\x08\"\xf2\x01\n\x10SetBudgetRequest\x12\x37\n\x04name\x18\x01 \x01(\x0b\x32!.headwater.metering.v1.BudgetNameB\x06\xbaH\x03\xc8\x01\x01\x12\x37\n\x07\x63\x61p_usd\x18\x02 \x01(\tB&\xbaH#r!\x18\x1e\x32\x1d^[0-9]{1,11}([.][0-9]{1,9})?$\x12&\n\nthresholds\x18\x03 \x03(\x05\x42\x12\xbaH\x0f\x92\x01\x0c\x10\n\x18\x01\"\x06\x1a\x04\x18\x64(\x01\x12\x44\n\x10spent_so_far_usd\x18\x04 \x01(\tB*\xbaH\'r%\x18\x1e\x32!^([0-9]{1,11}([.][0-9]{1,12})?)?$\"B\n\x11SetBudgetResponse\x12-\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x1d.headwater.metering.v1.Budget\"K\n\x10GetBudgetRequest\x12\x37\n\x04name\x18\x01 \x01(\x0b\x32!.headwater.metering.v1.BudgetNameB\x06\xbaH\x03\xc8\x01\x01\"B\n\x11GetBudgetResponse\x12-\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x1d.headwater.metering.v1.Budget\"\x83\x01\n\x12ListBudgetsRequest\x12\x30\n\ttenant_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x18(2\x14^([a-z][a-z0-9-]*)?$\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xbc\x05\"^\n\x13ListBudgetsResponse\x12.\n\x07\x62udgets\x18\x01 \x03(\x0b\x32\x1d.headwater.metering.v1.Budget\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"N\n\x13\x44\x65leteBudgetRequest\x12\x37\n\x04name\x18\x01 \x01(\x0b\x32!.headwater.metering.v1.BudgetNameB\x06\xbaH\x03\xc8\x01\x01\"\x16\n\x14\x44\x65leteBudgetResponse*\xcb\x01\n\rCostDimension\x12\x1e\n\x1a\x43OST_DIMENSION_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43OST_DIMENSION_TENANT\x10\x01\x12\x1a\n\x16\x43OST_DIMENSION_FEATURE\x10\x02\x12\x18\n\x14\x43OST_DIMENSION_MODEL\x10\x03\x12\x18\n\x14\x43OST_DIMENSION_STAGE\x10\x04\x12\x16\n\x12\x43OST_DIMENSION_DAY\x10\x05\x12\x17\n\x13\x43OST_DIMENSION_HOUR\x10\x06*]\n\x0c\x42udgetPeriod\x12\x1d\n\x19\x42UDGET_PERIOD_UNSPECIFIED\x10\x00\x12\x15\n\x11\x42UDGET_PERIOD_DAY\x10\x01\x12\x17\n\x13\x42UDGET_PERIOD_MONTH\x10\x02\x32\x93\x05\n\x0fMeteringService\x12k\n\nQueryCosts\x12(.headwater.metering.v1.QueryCostsRequest\x1a).headwater.metering.v1.QueryCostsResponse\"\x08\xca\xf3\x18\x04\n\x02\x05\x06\x12^\n\x06RunSql\x12$.headwater.metering.v1.RunSqlRequest\x1a%.headwater.metering.v1.RunSqlResponse\"\x07\xca\xf3\x18\x03\n\x01\x06\x12g\n\tSetBudget\x12\'.headwater.metering.v1.SetBudgetRequest\x1a(.headwater.metering.v1.SetBudgetResponse\"\x07\xca\xf3\x18\x03\n\x01\x06\x12h\n\tGetBudget\x12\'.headwater.metering.v1.GetBudgetRequest\x1a(.headwater.metering.v1.GetBudgetResponse\"\x08\xca\xf3\x18\x04\n\x02\x05\x06\x12n\n\x0bListBudgets\x12).headwater.metering.v1.ListBudgetsRequest\x1a*.headwater.metering.v1.ListBudgetsResponse\"\x08\xca\xf3\x18\x04\n\x02\x05\x06\x12p\n\x0c\x44\x65leteBudget\x12*.headwater.metering.v1.DeleteBudgetRequest\x1a+.headwater.metering.v1.DeleteBudgetResponse\"\x07\xca\xf3\x18\x03\n\x01\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,12 +44,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNSQLREQUEST'].fields_by_name['sql']._serialized_options = b'\272H\010r\006\020\001\030\200\200\004'
   _globals['_RUNSQLREQUEST'].fields_by_name['max_rows']._loaded_options = None
   _globals['_RUNSQLREQUEST'].fields_by_name['max_rows']._serialized_options = b'\272H\010\032\006\030\240\215\006(\000'
+  _globals['_BUDGETNAME'].fields_by_name['tenant_id']._loaded_options = None
+  _globals['_BUDGETNAME'].fields_by_name['tenant_id']._serialized_options = b'\272H\032r\030\030(2\024^([a-z][a-z0-9-]*)?$'
+  _globals['_BUDGETNAME'].fields_by_name['feature']._loaded_options = None
+  _globals['_BUDGETNAME'].fields_by_name['feature']._serialized_options = b'\272H\005r\003\030\310\001'
+  _globals['_BUDGETNAME'].fields_by_name['key_id']._loaded_options = None
+  _globals['_BUDGETNAME'].fields_by_name['key_id']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_BUDGETNAME'].fields_by_name['period']._loaded_options = None
+  _globals['_BUDGETNAME'].fields_by_name['period']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
+  _globals['_SETBUDGETREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_SETBUDGETREQUEST'].fields_by_name['name']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_SETBUDGETREQUEST'].fields_by_name['cap_usd']._loaded_options = None
+  _globals['_SETBUDGETREQUEST'].fields_by_name['cap_usd']._serialized_options = b'\272H#r!\030\0362\035^[0-9]{1,11}([.][0-9]{1,9})?$'
+  _globals['_SETBUDGETREQUEST'].fields_by_name['thresholds']._loaded_options = None
+  _globals['_SETBUDGETREQUEST'].fields_by_name['thresholds']._serialized_options = b'\272H\017\222\001\014\020\n\030\001\"\006\032\004\030d(\001'
+  _globals['_SETBUDGETREQUEST'].fields_by_name['spent_so_far_usd']._loaded_options = None
+  _globals['_SETBUDGETREQUEST'].fields_by_name['spent_so_far_usd']._serialized_options = b'\272H\'r%\030\0362!^([0-9]{1,11}([.][0-9]{1,12})?)?$'
+  _globals['_GETBUDGETREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETBUDGETREQUEST'].fields_by_name['name']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_LISTBUDGETSREQUEST'].fields_by_name['tenant_id']._loaded_options = None
+  _globals['_LISTBUDGETSREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\272H\032r\030\030(2\024^([a-z][a-z0-9-]*)?$'
+  _globals['_LISTBUDGETSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTBUDGETSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
+  _globals['_LISTBUDGETSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTBUDGETSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\274\005'
+  _globals['_DELETEBUDGETREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETEBUDGETREQUEST'].fields_by_name['name']._serialized_options = b'\272H\003\310\001\001'
   _globals['_METERINGSERVICE'].methods_by_name['QueryCosts']._loaded_options = None
   _globals['_METERINGSERVICE'].methods_by_name['QueryCosts']._serialized_options = b'\312\363\030\004\n\002\005\006'
   _globals['_METERINGSERVICE'].methods_by_name['RunSql']._loaded_options = None
   _globals['_METERINGSERVICE'].methods_by_name['RunSql']._serialized_options = b'\312\363\030\003\n\001\006'
-  _globals['_COSTDIMENSION']._serialized_start=932
-  _globals['_COSTDIMENSION']._serialized_end=1135
+  _globals['_METERINGSERVICE'].methods_by_name['SetBudget']._loaded_options = None
+  _globals['_METERINGSERVICE'].methods_by_name['SetBudget']._serialized_options = b'\312\363\030\003\n\001\006'
+  _globals['_METERINGSERVICE'].methods_by_name['GetBudget']._loaded_options = None
+  _globals['_METERINGSERVICE'].methods_by_name['GetBudget']._serialized_options = b'\312\363\030\004\n\002\005\006'
+  _globals['_METERINGSERVICE'].methods_by_name['ListBudgets']._loaded_options = None
+  _globals['_METERINGSERVICE'].methods_by_name['ListBudgets']._serialized_options = b'\312\363\030\004\n\002\005\006'
+  _globals['_METERINGSERVICE'].methods_by_name['DeleteBudget']._loaded_options = None
+  _globals['_METERINGSERVICE'].methods_by_name['DeleteBudget']._serialized_options = b'\312\363\030\003\n\001\006'
+  _globals['_COSTDIMENSION']._serialized_start=2150
+  _globals['_COSTDIMENSION']._serialized_end=2353
+  _globals['_BUDGETPERIOD']._serialized_start=2355
+  _globals['_BUDGETPERIOD']._serialized_end=2448
   _globals['_QUERYCOSTSREQUEST']._serialized_start=156
   _globals['_QUERYCOSTSREQUEST']._serialized_end=416
   _globals['_COSTROW']._serialized_start=419
@@ -62,6 +98,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SQLROW']._serialized_end=830
   _globals['_RUNSQLRESPONSE']._serialized_start=832
   _globals['_RUNSQLRESPONSE']._serialized_end=929
-  _globals['_METERINGSERVICE']._serialized_start=1138
-  _globals['_METERINGSERVICE']._serialized_end=1360
+  _globals['_BUDGETNAME']._serialized_start=932
+  _globals['_BUDGETNAME']._serialized_end=1111
+  _globals['_BUDGET']._serialized_start=1114
+  _globals['_BUDGET']._serialized_end=1355
+  _globals['_SETBUDGETREQUEST']._serialized_start=1358
+  _globals['_SETBUDGETREQUEST']._serialized_end=1600
+  _globals['_SETBUDGETRESPONSE']._serialized_start=1602
+  _globals['_SETBUDGETRESPONSE']._serialized_end=1668
+  _globals['_GETBUDGETREQUEST']._serialized_start=1670
+  _globals['_GETBUDGETREQUEST']._serialized_end=1745
+  _globals['_GETBUDGETRESPONSE']._serialized_start=1747
+  _globals['_GETBUDGETRESPONSE']._serialized_end=1813
+  _globals['_LISTBUDGETSREQUEST']._serialized_start=1816
+  _globals['_LISTBUDGETSREQUEST']._serialized_end=1947
+  _globals['_LISTBUDGETSRESPONSE']._serialized_start=1949
+  _globals['_LISTBUDGETSRESPONSE']._serialized_end=2043
+  _globals['_DELETEBUDGETREQUEST']._serialized_start=2045
+  _globals['_DELETEBUDGETREQUEST']._serialized_end=2123
+  _globals['_DELETEBUDGETRESPONSE']._serialized_start=2125
+  _globals['_DELETEBUDGETRESPONSE']._serialized_end=2147
+  _globals['_METERINGSERVICE']._serialized_start=2451
+  _globals['_METERINGSERVICE']._serialized_end=3110
 # @@protoc_insertion_point(module_scope)

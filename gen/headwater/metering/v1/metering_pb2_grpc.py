@@ -45,6 +45,26 @@ class MeteringServiceStub:
                 request_serializer=headwater_dot_metering_dot_v1_dot_metering__pb2.RunSqlRequest.SerializeToString,
                 response_deserializer=headwater_dot_metering_dot_v1_dot_metering__pb2.RunSqlResponse.FromString,
                 _registered_method=True)
+        self.SetBudget = channel.unary_unary(
+                '/headwater.metering.v1.MeteringService/SetBudget',
+                request_serializer=headwater_dot_metering_dot_v1_dot_metering__pb2.SetBudgetRequest.SerializeToString,
+                response_deserializer=headwater_dot_metering_dot_v1_dot_metering__pb2.SetBudgetResponse.FromString,
+                _registered_method=True)
+        self.GetBudget = channel.unary_unary(
+                '/headwater.metering.v1.MeteringService/GetBudget',
+                request_serializer=headwater_dot_metering_dot_v1_dot_metering__pb2.GetBudgetRequest.SerializeToString,
+                response_deserializer=headwater_dot_metering_dot_v1_dot_metering__pb2.GetBudgetResponse.FromString,
+                _registered_method=True)
+        self.ListBudgets = channel.unary_unary(
+                '/headwater.metering.v1.MeteringService/ListBudgets',
+                request_serializer=headwater_dot_metering_dot_v1_dot_metering__pb2.ListBudgetsRequest.SerializeToString,
+                response_deserializer=headwater_dot_metering_dot_v1_dot_metering__pb2.ListBudgetsResponse.FromString,
+                _registered_method=True)
+        self.DeleteBudget = channel.unary_unary(
+                '/headwater.metering.v1.MeteringService/DeleteBudget',
+                request_serializer=headwater_dot_metering_dot_v1_dot_metering__pb2.DeleteBudgetRequest.SerializeToString,
+                response_deserializer=headwater_dot_metering_dot_v1_dot_metering__pb2.DeleteBudgetResponse.FromString,
+                _registered_method=True)
 
 
 class MeteringServiceServicer:
@@ -65,6 +85,34 @@ class MeteringServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetBudget(self, request, context):
+        """Sets what a tenant, or one feature or key of it, may spend in each day or month; counts from now on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBudget(self, request, context):
+        """Shows one budget and what is spent and reserved of it at this moment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBudgets(self, request, context):
+        """Lists budgets: a tenant's key sees its own, an admin key everyone's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteBudget(self, request, context):
+        """Removes a budget; a tenant's month is then limited by its plan alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MeteringServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +125,26 @@ def add_MeteringServiceServicer_to_server(servicer, server):
                     servicer.RunSql,
                     request_deserializer=headwater_dot_metering_dot_v1_dot_metering__pb2.RunSqlRequest.FromString,
                     response_serializer=headwater_dot_metering_dot_v1_dot_metering__pb2.RunSqlResponse.SerializeToString,
+            ),
+            'SetBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetBudget,
+                    request_deserializer=headwater_dot_metering_dot_v1_dot_metering__pb2.SetBudgetRequest.FromString,
+                    response_serializer=headwater_dot_metering_dot_v1_dot_metering__pb2.SetBudgetResponse.SerializeToString,
+            ),
+            'GetBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBudget,
+                    request_deserializer=headwater_dot_metering_dot_v1_dot_metering__pb2.GetBudgetRequest.FromString,
+                    response_serializer=headwater_dot_metering_dot_v1_dot_metering__pb2.GetBudgetResponse.SerializeToString,
+            ),
+            'ListBudgets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBudgets,
+                    request_deserializer=headwater_dot_metering_dot_v1_dot_metering__pb2.ListBudgetsRequest.FromString,
+                    response_serializer=headwater_dot_metering_dot_v1_dot_metering__pb2.ListBudgetsResponse.SerializeToString,
+            ),
+            'DeleteBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteBudget,
+                    request_deserializer=headwater_dot_metering_dot_v1_dot_metering__pb2.DeleteBudgetRequest.FromString,
+                    response_serializer=headwater_dot_metering_dot_v1_dot_metering__pb2.DeleteBudgetResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +202,114 @@ class MeteringService:
             '/headwater.metering.v1.MeteringService/RunSql',
             headwater_dot_metering_dot_v1_dot_metering__pb2.RunSqlRequest.SerializeToString,
             headwater_dot_metering_dot_v1_dot_metering__pb2.RunSqlResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headwater.metering.v1.MeteringService/SetBudget',
+            headwater_dot_metering_dot_v1_dot_metering__pb2.SetBudgetRequest.SerializeToString,
+            headwater_dot_metering_dot_v1_dot_metering__pb2.SetBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headwater.metering.v1.MeteringService/GetBudget',
+            headwater_dot_metering_dot_v1_dot_metering__pb2.GetBudgetRequest.SerializeToString,
+            headwater_dot_metering_dot_v1_dot_metering__pb2.GetBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBudgets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headwater.metering.v1.MeteringService/ListBudgets',
+            headwater_dot_metering_dot_v1_dot_metering__pb2.ListBudgetsRequest.SerializeToString,
+            headwater_dot_metering_dot_v1_dot_metering__pb2.ListBudgetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headwater.metering.v1.MeteringService/DeleteBudget',
+            headwater_dot_metering_dot_v1_dot_metering__pb2.DeleteBudgetRequest.SerializeToString,
+            headwater_dot_metering_dot_v1_dot_metering__pb2.DeleteBudgetResponse.FromString,
             options,
             channel_credentials,
             insecure,

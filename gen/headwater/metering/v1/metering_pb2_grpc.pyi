@@ -37,6 +37,14 @@ class MeteringServiceStub:
     """Sums cost and usage by the dimensions asked for."""
     RunSql: _grpc.UnaryUnaryMultiCallable[_metering_pb2.RunSqlRequest, _metering_pb2.RunSqlResponse]
     """Runs one read-only SQL statement on the cost database."""
+    SetBudget: _grpc.UnaryUnaryMultiCallable[_metering_pb2.SetBudgetRequest, _metering_pb2.SetBudgetResponse]
+    """Sets what a tenant, or one feature or key of it, may spend in each day or month; counts from now on."""
+    GetBudget: _grpc.UnaryUnaryMultiCallable[_metering_pb2.GetBudgetRequest, _metering_pb2.GetBudgetResponse]
+    """Shows one budget and what is spent and reserved of it at this moment."""
+    ListBudgets: _grpc.UnaryUnaryMultiCallable[_metering_pb2.ListBudgetsRequest, _metering_pb2.ListBudgetsResponse]
+    """Lists budgets: a tenant's key sees its own, an admin key everyone's."""
+    DeleteBudget: _grpc.UnaryUnaryMultiCallable[_metering_pb2.DeleteBudgetRequest, _metering_pb2.DeleteBudgetResponse]
+    """Removes a budget; a tenant's month is then limited by its plan alone."""
 
 @_typing.type_check_only
 class MeteringServiceAsyncStub(MeteringServiceStub):
@@ -47,6 +55,14 @@ class MeteringServiceAsyncStub(MeteringServiceStub):
     """Sums cost and usage by the dimensions asked for."""
     RunSql: _aio.UnaryUnaryMultiCallable[_metering_pb2.RunSqlRequest, _metering_pb2.RunSqlResponse]  # type: ignore[assignment]
     """Runs one read-only SQL statement on the cost database."""
+    SetBudget: _aio.UnaryUnaryMultiCallable[_metering_pb2.SetBudgetRequest, _metering_pb2.SetBudgetResponse]  # type: ignore[assignment]
+    """Sets what a tenant, or one feature or key of it, may spend in each day or month; counts from now on."""
+    GetBudget: _aio.UnaryUnaryMultiCallable[_metering_pb2.GetBudgetRequest, _metering_pb2.GetBudgetResponse]  # type: ignore[assignment]
+    """Shows one budget and what is spent and reserved of it at this moment."""
+    ListBudgets: _aio.UnaryUnaryMultiCallable[_metering_pb2.ListBudgetsRequest, _metering_pb2.ListBudgetsResponse]  # type: ignore[assignment]
+    """Lists budgets: a tenant's key sees its own, an admin key everyone's."""
+    DeleteBudget: _aio.UnaryUnaryMultiCallable[_metering_pb2.DeleteBudgetRequest, _metering_pb2.DeleteBudgetResponse]  # type: ignore[assignment]
+    """Removes a budget; a tenant's month is then limited by its plan alone."""
 
 class MeteringServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers what was spent: a tenant's key sees its own, an admin key everyone's."""
@@ -66,5 +82,37 @@ class MeteringServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_metering_pb2.RunSqlResponse, _abc.Awaitable[_metering_pb2.RunSqlResponse]]:
         """Runs one read-only SQL statement on the cost database."""
+
+    @_abc_1.abstractmethod
+    def SetBudget(
+        self,
+        request: _metering_pb2.SetBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metering_pb2.SetBudgetResponse, _abc.Awaitable[_metering_pb2.SetBudgetResponse]]:
+        """Sets what a tenant, or one feature or key of it, may spend in each day or month; counts from now on."""
+
+    @_abc_1.abstractmethod
+    def GetBudget(
+        self,
+        request: _metering_pb2.GetBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metering_pb2.GetBudgetResponse, _abc.Awaitable[_metering_pb2.GetBudgetResponse]]:
+        """Shows one budget and what is spent and reserved of it at this moment."""
+
+    @_abc_1.abstractmethod
+    def ListBudgets(
+        self,
+        request: _metering_pb2.ListBudgetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metering_pb2.ListBudgetsResponse, _abc.Awaitable[_metering_pb2.ListBudgetsResponse]]:
+        """Lists budgets: a tenant's key sees its own, an admin key everyone's."""
+
+    @_abc_1.abstractmethod
+    def DeleteBudget(
+        self,
+        request: _metering_pb2.DeleteBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metering_pb2.DeleteBudgetResponse, _abc.Awaitable[_metering_pb2.DeleteBudgetResponse]]:
+        """Removes a budget; a tenant's month is then limited by its plan alone."""
 
 def add_MeteringServiceServicer_to_server(servicer: MeteringServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from headwater.auth.v1 import auth_pb2 as headwater_dot_auth_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#headwater/metering/v1/tenants.proto\x12\x15headwater.metering.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cheadwater/auth/v1/auth.proto\"a\n\x06Tenant\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc7\x01\n\x03Key\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12(\n\x06scopes\x18\x03 \x03(\x0e\x32\x18.headwater.auth.v1.Scope\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrevoked_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"d\n\x13\x43reateTenantRequest\x12-\n\ttenant_id\x18\x01 \x01(\tB\x1a\xbaH\x17r\x15\x18(2\x11^[a-z][a-z0-9-]*$\x12\x1e\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\"E\n\x14\x43reateTenantResponse\x12-\n\x06tenant\x18\x01 \x01(\x0b\x32\x1d.headwater.metering.v1.Tenant\"P\n\x12ListTenantsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1b\n\npage_token\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\"^\n\x13ListTenantsResponse\x12.\n\x07tenants\x18\x01 \x03(\x0b\x32\x1d.headwater.metering.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa1\x01\n\x0fIssueKeyRequest\x12\x30\n\ttenant_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x18(2\x14^([a-z][a-z0-9-]*)?$\x12=\n\x06scopes\x18\x02 \x03(\x0e\x32\x18.headwater.auth.v1.ScopeB\x13\xbaH\x10\x92\x01\r\x10\x10\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1d\n\x0b\x64\x65scription\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\"L\n\x10IssueKeyResponse\x12\'\n\x03key\x18\x01 \x01(\x0b\x32\x1a.headwater.metering.v1.Key\x12\x0f\n\x07\x61pi_key\x18\x02 \x01(\t\"=\n\x10RevokeKeyRequest\x12)\n\x06key_id\x18\x01 \x01(\tB\x19\xbaH\x16r\x14\x10\x01\x18@2\x0e^[A-Za-z0-9]*$\"<\n\x11RevokeKeyResponse\x12\'\n\x03key\x18\x01 \x01(\x0b\x32\x1a.headwater.metering.v1.Key\"C\n\x0fListKeysRequest\x12\x30\n\ttenant_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x18(2\x14^([a-z][a-z0-9-]*)?$\"<\n\x10ListKeysResponse\x12(\n\x04keys\x18\x01 \x03(\x0b\x32\x1a.headwater.metering.v1.Key2\xa5\x04\n\rTenantService\x12p\n\x0c\x43reateTenant\x12*.headwater.metering.v1.CreateTenantRequest\x1a+.headwater.metering.v1.CreateTenantResponse\"\x07\xca\xf3\x18\x03\n\x01\x06\x12m\n\x0bListTenants\x12).headwater.metering.v1.ListTenantsRequest\x1a*.headwater.metering.v1.ListTenantsResponse\"\x07\xca\xf3\x18\x03\n\x01\x06\x12\x64\n\x08IssueKey\x12&.headwater.metering.v1.IssueKeyRequest\x1a\'.headwater.metering.v1.IssueKeyResponse\"\x07\xca\xf3\x18\x03\n\x01\x06\x12g\n\tRevokeKey\x12\'.headwater.metering.v1.RevokeKeyRequest\x1a(.headwater.metering.v1.RevokeKeyResponse\"\x07\xca\xf3\x18\x03\n\x01\x06\x12\x64\n\x08ListKeys\x12&.headwater.metering.v1.ListKeysRequest\x1a\'.headwater.metering.v1.ListKeysResponse\"\x07\xca\xf3\x18\x03\n\x01\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#headwater/metering/v1/tenants.proto\x12\x15headwater.metering.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cheadwater/auth/v1/auth.proto\"o\n\x06Tenant\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04plan\x18\x04 \x01(\t\"\xc7\x01\n\x03Key\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12(\n\x06scopes\x18\x03 \x03(\x0e\x32\x18.headwater.auth.v1.Scope\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrevoked_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x91\x01\n\x13\x43reateTenantRequest\x12-\n\ttenant_id\x18\x01 \x01(\tB\x1a\xbaH\x17r\x15\x18(2\x11^[a-z][a-z0-9-]*$\x12\x1e\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12+\n\x04plan\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x18\x18(2\x14^([a-z][a-z0-9-]*)?$\"E\n\x14\x43reateTenantResponse\x12-\n\x06tenant\x18\x01 \x01(\x0b\x32\x1d.headwater.metering.v1.Tenant\"\x91\x01\n\x13UpdateTenantRequest\x12-\n\ttenant_id\x18\x01 \x01(\tB\x1a\xbaH\x17r\x15\x18(2\x11^[a-z][a-z0-9-]*$\x12\x1e\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12+\n\x04plan\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x18\x18(2\x14^([a-z][a-z0-9-]*)?$\"E\n\x14UpdateTenantResponse\x12-\n\x06tenant\x18\x01 \x01(\x0b\x32\x1d.headwater.metering.v1.Tenant\"P\n\x12ListTenantsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1b\n\npage_token\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\"^\n\x13ListTenantsResponse\x12.\n\x07tenants\x18\x01 \x03(\x0b\x32\x1d.headwater.metering.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa1\x01\n\x0fIssueKeyRequest\x12\x30\n\ttenant_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x18(2\x14^([a-z][a-z0-9-]*)?$\x12=\n\x06scopes\x18\x02 \x03(\x0e\x32\x18.headwater.auth.v1.ScopeB\x13\xbaH\x10\x92\x01\r\x10\x10\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1d\n\x0b\x64\x65scription\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\"L\n\x10IssueKeyResponse\x12\'\n\x03key\x18\x01 \x01(\x0b\x32\x1a.headwater.metering.v1.Key\x12\x0f\n\x07\x61pi_key\x18\x02 \x01(\t\"=\n\x10RevokeKeyRequest\x12)\n\x06key_id\x18\x01 \x01(\tB\x19\xbaH\x16r\x14\x10\x01\x18@2\x0e^[A-Za-z0-9]*$\"<\n\x11RevokeKeyResponse\x12\'\n\x03key\x18\x01 \x01(\x0b\x32\x1a.headwater.metering.v1.Key\"C\n\x0fListKeysRequest\x12\x30\n\ttenant_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x18(2\x14^([a-z][a-z0-9-]*)?$\"<\n\x10ListKeysResponse\x12(\n\x04keys\x18\x01 \x03(\x0b\x32\x1a.headwater.metering.v1.Key2\x97\x05\n\rTenantService\x12p\n\x0c\x43reateTenant\x12*.headwater.metering.v1.CreateTenantRequest\x1a+.headwater.metering.v1.CreateTenantResponse\"\x07\xca\xf3\x18\x03\n\x01\x06\x12p\n\x0cUpdateTenant\x12*.headwater.metering.v1.UpdateTenantRequest\x1a+.headwater.metering.v1.UpdateTenantResponse\"\x07\xca\xf3\x18\x03\n\x01\x06\x12m\n\x0bListTenants\x12).headwater.metering.v1.ListTenantsRequest\x1a*.headwater.metering.v1.ListTenantsResponse\"\x07\xca\xf3\x18\x03\n\x01\x06\x12\x64\n\x08IssueKey\x12&.headwater.metering.v1.IssueKeyRequest\x1a\'.headwater.metering.v1.IssueKeyResponse\"\x07\xca\xf3\x18\x03\n\x01\x06\x12g\n\tRevokeKey\x12\'.headwater.metering.v1.RevokeKeyRequest\x1a(.headwater.metering.v1.RevokeKeyResponse\"\x07\xca\xf3\x18\x03\n\x01\x06\x12\x64\n\x08ListKeys\x12&.headwater.metering.v1.ListKeysRequest\x1a\'.headwater.metering.v1.ListKeysResponse\"\x07\xca\xf3\x18\x03\n\x01\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,6 +38,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATETENANTREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\272H\027r\025\030(2\021^[a-z][a-z0-9-]*$'
   _globals['_CREATETENANTREQUEST'].fields_by_name['display_name']._loaded_options = None
   _globals['_CREATETENANTREQUEST'].fields_by_name['display_name']._serialized_options = b'\272H\005r\003\030\310\001'
+  _globals['_CREATETENANTREQUEST'].fields_by_name['plan']._loaded_options = None
+  _globals['_CREATETENANTREQUEST'].fields_by_name['plan']._serialized_options = b'\272H\032r\030\030(2\024^([a-z][a-z0-9-]*)?$'
+  _globals['_UPDATETENANTREQUEST'].fields_by_name['tenant_id']._loaded_options = None
+  _globals['_UPDATETENANTREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\272H\027r\025\030(2\021^[a-z][a-z0-9-]*$'
+  _globals['_UPDATETENANTREQUEST'].fields_by_name['display_name']._loaded_options = None
+  _globals['_UPDATETENANTREQUEST'].fields_by_name['display_name']._serialized_options = b'\272H\005r\003\030\310\001'
+  _globals['_UPDATETENANTREQUEST'].fields_by_name['plan']._loaded_options = None
+  _globals['_UPDATETENANTREQUEST'].fields_by_name['plan']._serialized_options = b'\272H\032r\030\030(2\024^([a-z][a-z0-9-]*)?$'
   _globals['_LISTTENANTSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTTENANTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_LISTTENANTSREQUEST'].fields_by_name['page_token']._loaded_options = None
@@ -54,6 +62,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTKEYSREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\272H\032r\030\030(2\024^([a-z][a-z0-9-]*)?$'
   _globals['_TENANTSERVICE'].methods_by_name['CreateTenant']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['CreateTenant']._serialized_options = b'\312\363\030\003\n\001\006'
+  _globals['_TENANTSERVICE'].methods_by_name['UpdateTenant']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['UpdateTenant']._serialized_options = b'\312\363\030\003\n\001\006'
   _globals['_TENANTSERVICE'].methods_by_name['ListTenants']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['ListTenants']._serialized_options = b'\312\363\030\003\n\001\006'
   _globals['_TENANTSERVICE'].methods_by_name['IssueKey']._loaded_options = None
@@ -63,29 +73,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENANTSERVICE'].methods_by_name['ListKeys']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['ListKeys']._serialized_options = b'\312\363\030\003\n\001\006'
   _globals['_TENANT']._serialized_start=154
-  _globals['_TENANT']._serialized_end=251
-  _globals['_KEY']._serialized_start=254
-  _globals['_KEY']._serialized_end=453
-  _globals['_CREATETENANTREQUEST']._serialized_start=455
-  _globals['_CREATETENANTREQUEST']._serialized_end=555
-  _globals['_CREATETENANTRESPONSE']._serialized_start=557
-  _globals['_CREATETENANTRESPONSE']._serialized_end=626
-  _globals['_LISTTENANTSREQUEST']._serialized_start=628
-  _globals['_LISTTENANTSREQUEST']._serialized_end=708
-  _globals['_LISTTENANTSRESPONSE']._serialized_start=710
-  _globals['_LISTTENANTSRESPONSE']._serialized_end=804
-  _globals['_ISSUEKEYREQUEST']._serialized_start=807
-  _globals['_ISSUEKEYREQUEST']._serialized_end=968
-  _globals['_ISSUEKEYRESPONSE']._serialized_start=970
-  _globals['_ISSUEKEYRESPONSE']._serialized_end=1046
-  _globals['_REVOKEKEYREQUEST']._serialized_start=1048
-  _globals['_REVOKEKEYREQUEST']._serialized_end=1109
-  _globals['_REVOKEKEYRESPONSE']._serialized_start=1111
-  _globals['_REVOKEKEYRESPONSE']._serialized_end=1171
-  _globals['_LISTKEYSREQUEST']._serialized_start=1173
-  _globals['_LISTKEYSREQUEST']._serialized_end=1240
-  _globals['_LISTKEYSRESPONSE']._serialized_start=1242
-  _globals['_LISTKEYSRESPONSE']._serialized_end=1302
-  _globals['_TENANTSERVICE']._serialized_start=1305
-  _globals['_TENANTSERVICE']._serialized_end=1854
+  _globals['_TENANT']._serialized_end=265
+  _globals['_KEY']._serialized_start=268
+  _globals['_KEY']._serialized_end=467
+  _globals['_CREATETENANTREQUEST']._serialized_start=470
+  _globals['_CREATETENANTREQUEST']._serialized_end=615
+  _globals['_CREATETENANTRESPONSE']._serialized_start=617
+  _globals['_CREATETENANTRESPONSE']._serialized_end=686
+  _globals['_UPDATETENANTREQUEST']._serialized_start=689
+  _globals['_UPDATETENANTREQUEST']._serialized_end=834
+  _globals['_UPDATETENANTRESPONSE']._serialized_start=836
+  _globals['_UPDATETENANTRESPONSE']._serialized_end=905
+  _globals['_LISTTENANTSREQUEST']._serialized_start=907
+  _globals['_LISTTENANTSREQUEST']._serialized_end=987
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=989
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=1083
+  _globals['_ISSUEKEYREQUEST']._serialized_start=1086
+  _globals['_ISSUEKEYREQUEST']._serialized_end=1247
+  _globals['_ISSUEKEYRESPONSE']._serialized_start=1249
+  _globals['_ISSUEKEYRESPONSE']._serialized_end=1325
+  _globals['_REVOKEKEYREQUEST']._serialized_start=1327
+  _globals['_REVOKEKEYREQUEST']._serialized_end=1388
+  _globals['_REVOKEKEYRESPONSE']._serialized_start=1390
+  _globals['_REVOKEKEYRESPONSE']._serialized_end=1450
+  _globals['_LISTKEYSREQUEST']._serialized_start=1452
+  _globals['_LISTKEYSREQUEST']._serialized_end=1519
+  _globals['_LISTKEYSRESPONSE']._serialized_start=1521
+  _globals['_LISTKEYSRESPONSE']._serialized_end=1581
+  _globals['_TENANTSERVICE']._serialized_start=1584
+  _globals['_TENANTSERVICE']._serialized_end=2247
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,11 @@ class TenantServiceStub:
                 request_serializer=headwater_dot_metering_dot_v1_dot_tenants__pb2.CreateTenantRequest.SerializeToString,
                 response_deserializer=headwater_dot_metering_dot_v1_dot_tenants__pb2.CreateTenantResponse.FromString,
                 _registered_method=True)
+        self.UpdateTenant = channel.unary_unary(
+                '/headwater.metering.v1.TenantService/UpdateTenant',
+                request_serializer=headwater_dot_metering_dot_v1_dot_tenants__pb2.UpdateTenantRequest.SerializeToString,
+                response_deserializer=headwater_dot_metering_dot_v1_dot_tenants__pb2.UpdateTenantResponse.FromString,
+                _registered_method=True)
         self.ListTenants = channel.unary_unary(
                 '/headwater.metering.v1.TenantService/ListTenants',
                 request_serializer=headwater_dot_metering_dot_v1_dot_tenants__pb2.ListTenantsRequest.SerializeToString,
@@ -68,6 +73,13 @@ class TenantServiceServicer:
 
     def CreateTenant(self, request, context):
         """Creates a tenant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateTenant(self, request, context):
+        """Changes a tenant's name or plan.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,6 +120,11 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     servicer.CreateTenant,
                     request_deserializer=headwater_dot_metering_dot_v1_dot_tenants__pb2.CreateTenantRequest.FromString,
                     response_serializer=headwater_dot_metering_dot_v1_dot_tenants__pb2.CreateTenantResponse.SerializeToString,
+            ),
+            'UpdateTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateTenant,
+                    request_deserializer=headwater_dot_metering_dot_v1_dot_tenants__pb2.UpdateTenantRequest.FromString,
+                    response_serializer=headwater_dot_metering_dot_v1_dot_tenants__pb2.UpdateTenantResponse.SerializeToString,
             ),
             'ListTenants': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTenants,
@@ -158,6 +175,33 @@ class TenantService:
             '/headwater.metering.v1.TenantService/CreateTenant',
             headwater_dot_metering_dot_v1_dot_tenants__pb2.CreateTenantRequest.SerializeToString,
             headwater_dot_metering_dot_v1_dot_tenants__pb2.CreateTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headwater.metering.v1.TenantService/UpdateTenant',
+            headwater_dot_metering_dot_v1_dot_tenants__pb2.UpdateTenantRequest.SerializeToString,
+            headwater_dot_metering_dot_v1_dot_tenants__pb2.UpdateTenantResponse.FromString,
             options,
             channel_credentials,
             insecure,

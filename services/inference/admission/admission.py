@@ -1,0 +1,234 @@
+"""Admission: a request enters within its rate limits, and each of its paid calls is reserved within every budget.
+
+All counters of a request are asked in one round trip: add, and stay only if every sum is within its limit; otherwise
+give back what was added. Two requests that push each other over a limit both look again.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+from services.contracts.budgets import MONEY, TRAFFIC, pico, usd
+from services.contracts.failures import Busy, Exhausted
+from services.inference.admission.book import Book, Spender
+from services.inference.admission.holds import Hold, LedgerLine
+from services.inference.admission.ledger import Ledger, Reservation
+from services.inference.admission.limits import Window, windows
+from services.inference.admission.thresholds import Thresholds
+from services.inference.drafts import NoRoom
+from services.runtime.counters import Addition, Counters
+
+__all__ = ["Admission", "Entry", "Spender"]
+
+_ATTEMPTS: Final = 6
+_LONGEST_PAUSE_S: Final = 0.004
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """What is to be added for a request or a call, and where."""
+
+    windows: Sequence[Window]
+    traffic: int
+    lines: Sequence[LedgerLine]
+    hold: Hold | None
+    now: datetime
+    reservation: Reservation | None = field(default=None)
+
+    @property
+    def worst(self) -> int:
+        """What the hold adds to a counter."""
+        return MONEY.pack(0, pico(self.hold.worst_usd)) if self.hold is not None else 0
+
+    def additions(self, sign: int) -> list[Addition]:
+        """To the windows."""
+        return [Addition(window.subject, sign * self.traffic) for window in self.windows]
+
+    def refusal(self, sums: Sequence[int]) -> Exhausted | None:
+        """Why it does not fit, by the limit that lasts longest."""
+        found: list[tuple[datetime, Exhausted]] = []
+        for window, total in zip(self.windows, sums, strict=False):
+            if not window.has_room(total):
+                found.append((window.ends_at, window.refusal(total, self.now)))
+        for line, total in zip(self.lines, sums[len(self.windows) :], strict=True):
+            if not line.has_room(total):
+                found.append((line.ends_at, _budget_refusal(line, total, self.worst, self.now)))
+        return max(found, key=lambda one: one[0])[1] if found else None
+
+    def would_fit(self, sums: Sequence[int]) -> bool:
+        """Whether it would fit into counters that stand at `sums` without it."""
+        added = [self.traffic] * len(self.windows) + [self.worst] * len(self.lines)
+        return self.refusal([a + b for a, b in zip(sums, added, strict=True)]) is None
+
+
+class Admission:
+    """Lets requests in."""
+
+    def __init__(
+        self,
+        counters: Counters,
+        ledger: Ledger,
+        book: Book,
+        thresholds: Thresholds,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._counters = counters
+        self._ledger = ledger
+        self._book = book
+        self._thresholds = thresholds
+        self._clock = clock
+
+    async def enter(self, spender: Spender, tokens: int, first: Hold | None = None) -> "Entry":
+        """Counts a request that may use `tokens` and reserves its first call, in one round trip.
+
+        Raises:
+            Exhausted: RATE_LIMITED; nothing was counted or reserved.
+            NoRoom: BUDGET_EXHAUSTED; likewise.
+            Busy: the bus is away.
+        """
+        now = self._clock()
+        plan = self._book.plan(spender.tenant)
+        entry = Entry(self, spender, plan.max_request_usd, windows(spender.tenant, plan, now), tokens)
+        if first is not None:
+            entry.check_ceiling(first)
+        lines = self._book.lines(spender, now) if first is not None else []
+        attempt = _Attempt(entry.windows, TRAFFIC.pack(tokens, 1), lines, first, now)
+        if (reservation := await self._admit(attempt)) is not None:
+            entry.first = reservation
+            entry.reservations.append(reservation)
+        return entry
+
+    async def reserve(self, spender: Spender, hold: Hold) -> Reservation:
+        """Reserves one call; raises as `enter`."""
+        now = self._clock()
+        reservation = await self._admit(_Attempt((), 0, self._book.lines(spender, now), hold, now))
+        if reservation is None:
+            raise RuntimeError("a hold that was admitted has its reservation")
+        return reservation
+
+    async def true_up(self, old: Sequence[Window], tokens: int) -> None:
+        """Adds `tokens`, which may be negative, to those of `old` that still go on."""
+        now = self._clock()
+        await self._counters.post([Addition(window.subject, tokens) for window in old if window.ends_at > now])
+
+    async def _admit(self, attempt: _Attempt) -> Reservation | None:
+        tries = 0
+        while True:
+            refused = attempt.refusal(await self._added(attempt))
+            if refused is None:
+                return attempt.reservation
+            left = await self._given_back(attempt)
+            tries += 1
+            if left is None or tries == _ATTEMPTS or not attempt.would_fit(left):
+                if left is not None:
+                    self._note_refusal(attempt, left)
+                raise refused
+            # Others were in the way and have left: look again, not all at the same moment.
+            await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE_S * tries))  # noqa: S311 - no secret
+
+    async def _added(self, attempt: _Attempt) -> list[int]:
+        if attempt.hold is None:
+            return [added.sum or 0 for added in await self._counters.add(attempt.additions(1))]
+        attempt.reservation, sums = await self._ledger.reserve(attempt.hold, attempt.lines, attempt.additions(1))
+        return sums
+
+    async def _given_back(self, attempt: _Attempt) -> list[int] | None:
+        """The sums without it; None when the bus went away."""
+        if attempt.reservation is not None:
+            attempt.reservation.settled_pico = 0
+            return await self._ledger.settle(attempt.reservation, attempt.additions(-1))
+        try:
+            return [added.sum or 0 for added in await self._counters.add(attempt.additions(-1))]
+        except Busy:
+            return None
+
+    def _note_refusal(self, attempt: _Attempt, left: Sequence[int]) -> None:
+        for line, total in zip(attempt.lines, left[len(attempt.windows) :], strict=True):
+            spent, _ = MONEY.unpack(total)
+            if not line.has_room(spent + attempt.worst):
+                self._thresholds.refused(line, spent)
+
+
+class Entry:
+    """A request that was let in."""
+
+    __slots__ = ("_admission", "_ceiling_pico", "_spender", "_tokens", "first", "reservations", "windows")
+
+    def __init__(
+        self,
+        admission: Admission,
+        spender: Spender,
+        ceiling_usd: Decimal | None,
+        counted_in: Sequence[Window],
+        tokens: int,
+    ) -> None:
+        self._admission = admission
+        self._spender = spender
+        self._ceiling_pico = None if ceiling_usd is None else pico(ceiling_usd)
+        self._tokens = tokens
+        self.windows = counted_in
+        self.first: Reservation | None = None
+        """The call that was reserved on entering, until it is taken."""
+        self.reservations: list[Reservation] = []
+
+    async def reserve(self, hold: Hold) -> Reservation:
+        """Reserves a call: the one that was reserved on entering, when it is that one, or else by one more round trip.
+
+        Raises:
+            NoRoom: BUDGET_EXHAUSTED: a budget, or the plan's ceiling for one request, has no room for it.
+            Busy: the bus is away.
+        """
+        first = self.first
+        if first is not None and first.hold.event.event_id == hold.event.event_id:
+            self.first = None
+            if first.worst_pico >= pico(hold.worst_usd):
+                return first
+            await first.settle(Decimal(0))
+        self.check_ceiling(hold)
+        reservation = await self._admission.reserve(self._spender, hold)
+        self.reservations.append(reservation)
+        return reservation
+
+    async def close(self, tokens: int) -> None:
+        """Ends the request: counts the `tokens` it used instead of those it might have, releases what was not taken."""
+        if self.first is not None:
+            await self.first.settle(Decimal(0))
+            self.first = None
+        difference, self._tokens = tokens - self._tokens, tokens
+        if difference:
+            await self._admission.true_up(self.windows, difference)
+
+    def check_ceiling(self, hold: Hold) -> None:
+        """Raises ``NoRoom`` when the request could come to more than its plan allows one request."""
+        if self._ceiling_pico is None:
+            return
+        committed = sum(reservation.committed_pico for reservation in self.reservations)
+        if committed + pico(hold.worst_usd) > self._ceiling_pico:
+            left = usd(self._ceiling_pico - committed)
+            raise NoRoom(
+                "BUDGET_EXHAUSTED",
+                f"the call could cost ${_plain(hold.worst_usd)} and ${_plain(left)} are left of what the plan allows "
+                "one request; ask for fewer tokens or a cheaper model",
+                metadata={"limit": "max_request_usd", "scope": "request", "period": "request"},
+            )
+
+
+def _budget_refusal(line: LedgerLine, total: int, worst: int, now: datetime) -> NoRoom:
+    cap, length = line.cap_usd or Decimal(0), "month" if len(line.period) == len("yyyymm") else "day"
+    left = max(cap - usd(sum(MONEY.unpack(total - worst))), Decimal(0))
+    return NoRoom(
+        "BUDGET_EXHAUSTED",
+        f"the call could cost ${_plain(usd(sum(MONEY.unpack(worst))))} and ${_plain(left)} are left of the {length}'s "
+        f"budget of ${_plain(cap)}; raise the budget, or retry when the {length} is over",
+        retry_after=max(line.ends_at - now, timedelta(seconds=1)),
+        metadata={"limit": f"usd_per_{length}", "scope": line.scope, "period": line.period},
+    )
+
+
+def _plain(amount: Decimal) -> str:
+    text = f"{amount:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,0 +1,93 @@
+"""Mirrors: a bucket's values kept in memory, for what is read at every request and changed now and then."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Generic, TypeVar
+
+from services.runtime.buckets import Bucket, Entry
+from services.runtime.seen_through import ended
+from services.runtime.telemetry import log
+
+V = TypeVar("V")
+
+_RETRY_S = 1.0
+_REFILL_S = 30.0
+"""A removal whose push was lost with a connection is seen at the latest then."""
+
+
+class Mirror(Generic[V]):
+    """The values of a bucket, by key."""
+
+    def __init__(self, bucket: Bucket, decode: Callable[[bytes], V], name: str) -> None:
+        self._bucket = bucket
+        self._decode = decode
+        self._name = name
+        self._revisions: dict[str, int] = {}
+        self.values: dict[str, V] = {}
+        self.version = 0
+        """Grows with every change."""
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Keeps the mirror up to date while the context is open.
+
+        Raises:
+            Busy: the bus is away.
+        """
+        await self._refill()
+        tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._keep_refilling())]
+        try:
+            yield
+        finally:
+            await ended(*tasks)
+
+    async def _refill(self) -> None:
+        before = dict(self._revisions)
+        entries = await self._bucket.entries()
+        for entry in entries:
+            self._take(entry)
+        for key in before.keys() - {entry.key for entry in entries}:
+            if self._revisions.get(key) == before[key]:
+                self._drop(key)
+
+    def _take(self, entry: Entry) -> None:
+        if entry.revision <= self._revisions.get(entry.key, 0):
+            return
+        if entry.deleted:
+            self._drop(entry.key)
+            return
+        try:
+            value = self._decode(entry.value)
+        except ValueError as error:
+            log.error("a record cannot be read; the one before it stays", bucket=self._name, error=type(error).__name__)
+            return
+        self._revisions[entry.key] = entry.revision
+        self.values[entry.key] = value
+        self.version += 1
+
+    def _drop(self, key: str) -> None:
+        self._revisions.pop(key, None)
+        self.values.pop(key, None)
+        self.version += 1
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                async with contextlib.aclosing(self._bucket.followed()) as entries:
+                    async for entry in entries:
+                        self._take(entry)
+            except Exception as error:  # noqa: BLE001 - a mirror that silently stops would honour what was withdrawn
+                log.error(
+                    "watching failed; watching again", bucket=self._name, error=str(error) or type(error).__name__
+                )
+            await asyncio.sleep(_RETRY_S)
+
+    async def _keep_refilling(self) -> None:
+        while True:
+            await asyncio.sleep(_REFILL_S)
+            try:
+                await self._refill()
+            except Exception as error:  # noqa: BLE001 - as above
+                log.warning("a mirror could not be read again", bucket=self._name, error=str(error))

@@ -1,0 +1,10 @@
+"""How hard the chaos tests shake: small by default, at full size with HEADWATER_CHAOS=full (`make chaos`)."""
+
+import os
+
+FULL = os.environ.get("HEADWATER_CHAOS") == "full"
+
+
+def scaled(small: int, full: int) -> int:
+    """`small` in CI, `full` at full size."""
+    return full if FULL else small
