@@ -152,7 +152,7 @@ def _figures(chain: str, test: Recorded, judged: Sequence[Judged]) -> list[Figur
                 f"{name}, {target:.0%} with confidence {CONFIDENCE:.0%}",
                 _told(points, target),
                 f"≤ {1 - CONFIDENCE:.0%} fall short",
-                f"the promise costs {price:+.3f}; something cheaper than the largest model could be proven in {proven:.0%}",
+                f"the promise costs {price:+.3f}; in {proven:.0%} something cheaper than the largest was proven",
             )
         )
     return figures

@@ -86,7 +86,7 @@ async def inference_alone(folder: Path, upstream_url: str, *, upstream_streams: 
 
 
 async def _tenant_key(bus: Bus) -> str:
-    tenants = Tenants(await bus.bucket(TENANTS_BUCKET), KeyStore(await bus.bucket(KEYS_BUCKET)))
+    tenants = Tenants(await bus.bucket(TENANTS_BUCKET), KeyStore(await bus.bucket(KEYS_BUCKET)), ())
     record = await tenants.create(TENANT, "")
     budget = Budget(tenant=record.tenant, period="month", cap_usd=MONTHLY_CAP_USD)
     await (await bus.bucket(BUDGETS_BUCKET)).put(budget.key, budget.model_dump_json().encode())

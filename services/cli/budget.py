@@ -44,13 +44,13 @@ async def set_budget(
 @client_command(app, "show", role="either", timeout=TIMEOUT, example="headwater budget show acme --per day")
 async def show(
     session: Session,
-    tenant: Annotated[str, typer.Argument(help="The tenant; left out, the key's own.")] = "",
+    whose: Annotated[str, typer.Argument(help="The tenant; left out, the key's own.", metavar="[TENANT]")] = "",
     feature: Feature = "",
     key_id: KeyId = "",
     per: Per = "month",
 ) -> Exit | None:
     """Show what is spent, reserved and left of a budget at this moment."""
-    request = metering_pb2.GetBudgetRequest(name=_name(tenant, feature, key_id, per))
+    request = metering_pb2.GetBudgetRequest(name=_name(whose, feature, key_id, per))
     budget = (await session.connection.metering.GetBudget(request, **session.connection.terms)).budget
     _show(session, [budget])
     return None

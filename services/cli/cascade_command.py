@@ -1,4 +1,4 @@
-"""`headwater cascade`: calibrate a policy on recorded outputs, and replay one. Offline: no server, no model is asked."""
+"""`headwater cascade`: calibrate a policy on recorded outputs, and replay one. Asks no server and no model."""
 
 import os
 from pathlib import Path
@@ -164,8 +164,8 @@ def _show(score: "Score") -> None:
     out = stdout()
     out.print(shown)
     out.print(
-        f"{score.questions} questions: {score.accuracy:.1%} right, {score.quality:.1%} ± {score.quality_error:.1%} of the "
-        f"last stage's accuracy, at {score.cost_ratio:.1%} of its cost (${score.cost_usd:.9f} a question)"
+        f"{score.questions} questions: {score.accuracy:.1%} right, {score.quality:.1%} ± {score.quality_error:.1%} "
+        f"of the last stage's accuracy, at {score.cost_ratio:.1%} of its cost (${score.cost_usd:.9f} a question)"
     )
     if score.latency_ms:
         out.print(

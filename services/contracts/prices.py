@@ -76,6 +76,10 @@ class PriceBook:
         self._own = {**LOCAL_PRICES, **own}
         self._fallback = fallback
 
+    def with_own(self, own: Mapping[str, Price]) -> "PriceBook":
+        """The book with further own prices, which come before those it has."""
+        return PriceBook({**self._own, **own}, self._fallback)
+
     def cost(self, provider: str, model: str, tokens: TokenUsage, at: datetime) -> Cost:
         """What `tokens` of a call made at `at` cost."""
         key = f"{provider}/{model}"

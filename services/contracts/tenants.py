@@ -1,9 +1,7 @@
-"""Tenants: their records, and their ids, which may stand in a subject, a collection's name and a path."""
+"""Tenant ids: what may stand in a subject, a collection's name and a path."""
 
 import re
 from typing import NewType
-
-from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from services.contracts.failures import Rejected
 
@@ -26,15 +24,3 @@ def tenant_id(value: str) -> TenantId:
             "a tenant id starts with a letter and holds up to 40 lower-case letters, digits and hyphens",
         )
     return TenantId(value)
-
-
-class TenantRecord(BaseModel):
-    """A customer of the platform."""
-
-    model_config = ConfigDict(frozen=True)
-
-    tenant: TenantId
-    display_name: str
-    created_at: AwareDatetime
-    plan: str = ""
-    """The name of its plan; empty: the one that inference gives to all who have none."""

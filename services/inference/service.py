@@ -14,7 +14,7 @@ from headwater.inference.v1.policies_pb2_grpc import add_PolicyServiceServicer_t
 from headwater.retrieval.v1 import retrieval_pb2
 
 from services.contracts.events import Event, TokenUsage
-from services.contracts.prices import Cost, PriceBook
+from services.contracts.prices import Price, PriceBook
 from services.contracts.streams import ASSIGNMENTS_BUCKET, POLICIES_BUCKET, PSEUDONYMS_BUCKET
 from services.contracts.tenants import TenantId
 from services.inference.admission.opening import admitting
@@ -28,7 +28,7 @@ from services.inference.policies.store import PolicyStore
 from services.inference.pseudonyms import Pseudonyms
 from services.inference.rpc import InferenceRpc
 from services.inference.settings import InferenceSettings
-from services.inference.settle import PriceOf, Settlement
+from services.inference.settle import Settlement
 from services.inference.stages import Stages, built_in_policy
 from services.knowledge.embedder import Embedder
 from services.knowledge.passages import Chunk, Hit, Passage
@@ -59,19 +59,19 @@ async def running(
         models = {
             alias: await stack.enter_async_context(opened(alias, model)) for alias, model in settings.models.items()
         }
-        price_of = prices_of(prices, settings.models)
+        book = prices.with_own(own_prices(settings.models))
         stages = Stages(settings, models, embedder)
         policies = PolicyStore(
             await reach.bus.bucket(POLICIES_BUCKET),
             await reach.bus.bucket(ASSIGNMENTS_BUCKET),
             built_in=built_in_policy(settings),
             known_models=stages.known_models,
-            priced=priced_models(price_of, models, stages.known_models),
+            priced=priced_models(book, models, stages.known_models),
         )
         await stack.enter_async_context(policies.watching())
         admission = await stack.enter_async_context(admitting(settings.admission, reach.bus))
         pseudonyms = await Pseudonyms.open(await reach.bus.bucket(PSEUDONYMS_BUCKET))
-        settlement = Settlement(reach.tell, price_of, settings.settle_timeout)
+        settlement = Settlement(reach.tell, book, settings.settle_timeout)
         planner = Planner(policies.policy_for, stages.of)
         generate = Generate(reach.search, planner, admission, settlement, settings)
         server.add(add_InferenceServiceServicer_to_server, InferenceRpc(generate, pseudonyms))
@@ -79,27 +79,16 @@ async def running(
         yield
 
 
-def prices_of(prices: PriceBook, models: Mapping[str, ModelSettings]) -> PriceOf:
-    """The price book, with the endpoints' own prices before it where they are set."""
+def own_prices(models: Mapping[str, ModelSettings]) -> dict[str, Price]:
+    """The prices that are set with endpoints, as the price book is keyed."""
     endpoints = [deployment.endpoint for model in models.values() for deployment in model.deployments]
-    own = {(endpoint.priced_as, endpoint.model): endpoint.price for endpoint in endpoints if endpoint.price}
-
-    def cost(provider: str, model: str, tokens: TokenUsage, at: datetime) -> Cost:
-        if price := own.get((provider, model)):
-            return Cost(price.cost_usd(tokens), f"own:{provider}/{model}")
-        return prices.cost(provider, model, tokens, at)
-
-    return cost
+    return {f"{one.priced_as}/{one.model}": one.price for one in endpoints if one.price is not None}
 
 
-def priced_models(price_of: PriceOf, models: Mapping[str, Model], known: Collection[str]) -> frozenset[str]:
+def priced_models(prices: PriceBook, models: Mapping[str, Model], known: Collection[str]) -> frozenset[str]:
     """Of the `known` models those that have a price: a policy may name no others."""
-    now = datetime.now(UTC)
-    unpriced = {
-        alias
-        for alias, model in models.items()
-        if price_of(*model.priced_as, TokenUsage(uncached_input=1, output=1), now).estimated
-    }
+    now, some = datetime.now(UTC), TokenUsage(uncached_input=1, output=1)
+    unpriced = {alias for alias, model in models.items() if prices.cost(*model.priced_as, some, now).estimated}
     return frozenset(known) - unpriced
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from services.contracts.events import Event, TokenUsage, UsageSettled, truncated_to_millis, usage_event_id
 from services.contracts.failures import Busy
-from services.contracts.prices import Cost
+from services.contracts.prices import PriceBook
 from services.contracts.tenants import TenantId
 from services.inference.admission.admission import Entry
 from services.inference.admission.holds import Hold
@@ -19,9 +19,6 @@ from services.inference.answers import Question
 from services.inference.drafts import NoRoom, Stage, Tab, Task
 from services.runtime.seen_through import seen_through
 from services.runtime.telemetry import log
-
-PriceOf = Callable[[str, str, TokenUsage, datetime], Cost]
-"""Provider, model, tokens, time of the call."""
 
 
 @dataclass(slots=True)
@@ -62,9 +59,9 @@ class Account:
 class Settlement:
     """Prices and tells the calls of stages."""
 
-    def __init__(self, tell: Callable[[Event], Awaitable[None]], price_of: PriceOf, timeout: timedelta) -> None:
+    def __init__(self, tell: Callable[[Event], Awaitable[None]], prices: PriceBook, timeout: timedelta) -> None:
         self._tell = tell
-        self._price_of = price_of
+        self._prices = prices
         self._timeout_s = timeout.total_seconds()
 
     def hold(self, tenant: TenantId, question: Question, stage: Stage, task: Task) -> Hold:
@@ -86,7 +83,7 @@ class Settlement:
             await call.settle(Decimal(0))
             return None
         hold = call.hold.event
-        cost = self._price_of(hold.provider, hold.model, tab.tokens, hold.event_time)
+        cost = self._prices.cost(hold.provider, hold.model, tab.tokens, hold.event_time)
         settled = SettledCall(tab.tokens, cost.usd, tab.estimated or cost.estimated)
         account.spending.usd += cost.usd
         account.spending.tokens += sum(vars(tab.tokens).values())
@@ -115,7 +112,7 @@ class Settlement:
         worst: TokenUsage,
     ) -> Hold:
         at = truncated_to_millis(datetime.now(UTC))
-        cost = self._price_of(provider, model, worst, at)
+        cost = self._prices.most(provider, model, worst, at)
         attribution = question.attribution
         event = UsageSettled(
             event_id=_event_id(tenant, question.call_id, stage.name, number),

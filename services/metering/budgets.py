@@ -8,7 +8,8 @@ from decimal import Decimal
 from services.contracts.budgets import MONEY, Budget, ledger_subject, period_end, period_name, pico, usd
 from services.contracts.failures import Missing, Rejected
 from services.contracts.streams import LEDGER_STREAM
-from services.contracts.tenants import TenantId, TenantRecord
+from services.contracts.tenant_record import TenantRecord
+from services.contracts.tenants import TenantId
 from services.runtime.buckets import Bucket
 from services.runtime.counters import Addition, Counters
 

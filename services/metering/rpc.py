@@ -14,7 +14,8 @@ from headwater.metering.v1.tenants_pb2_grpc import TenantServiceServicer
 
 from services.contracts.budgets import THRESHOLDS, Budget, Period
 from services.contracts.failures import Missing, Rejected
-from services.contracts.tenants import TenantId, TenantRecord, tenant_id
+from services.contracts.tenant_record import TenantRecord
+from services.contracts.tenants import TenantId, tenant_id
 from services.metering.budgets import Budgets, BudgetStatus, checked_scope
 from services.metering.costs import CostQuery, Costs, CostSum, Dimension, visible_to
 from services.metering.sql import SqlRunner

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 from services.contracts.failures import Conflict, Missing, Rejected
-from services.contracts.tenants import TenantId, TenantRecord, tenant_id
+from services.contracts.tenant_record import TenantRecord
+from services.contracts.tenants import TenantId, tenant_id
 from services.runtime.buckets import Bucket
 from services.runtime.identity import KeyRecord, KeyStore
 

@@ -236,11 +236,14 @@ async def connected(url: str, settings: BusSettings, name: str) -> AsyncIterator
     async def on_disconnected() -> None:
         if not client.is_closed and not client.is_draining:
             log.warning("the bus is away; connecting again")
+        for lose in losing:
+            lose()
 
     async def on_reconnected() -> None:
         log.info("the bus is back")
 
     client = Client()
+    losing: list[Callable[[], None]] = []
     options: dict[str, Any] = {}
     if settings.token is not None:
         options["token"] = settings.token.get_secret_value()
@@ -264,8 +267,10 @@ async def connected(url: str, settings: BusSettings, name: str) -> AsyncIterator
         with contextlib.suppress(nats.errors.Error):
             await client.close()
         raise Busy("BUS_AWAY", "no NATS server answers at the configured URL") from error
+    bus = Bus(client, settings)
+    losing.append(bus.counters.lose)
     try:
-        yield Bus(client, settings)
+        yield bus
     finally:
         await client.close()
 

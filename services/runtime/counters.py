@@ -138,6 +138,11 @@ class Counters:
         if additions and self._client.is_connected:
             await self._send(b"".join(_published(addition, "") for addition in additions))
 
+    def lose(self) -> None:
+        """The connection is lost: what was sent and not answered never will be."""
+        for batch in self._batches.values():
+            batch.expire()
+
     async def sums(self, stream: StreamSpec, subjects: Sequence[str]) -> list[int]:
         """What the counters hold now; 0 for one nothing was added to."""
         return [total for total, _ in await asyncio.gather(*(self._last(stream, subject) for subject in subjects))]

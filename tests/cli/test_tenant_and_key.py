@@ -40,14 +40,26 @@ async def test_list_follows_the_pages(headwater: Headwater, script: Script) -> N
     people = await headwater("tenant", "list")
     programs = await headwater("tenant", "list", "--json")
     assert [line.split() for line in people.out.splitlines()[2:]] == [
-        ["acme", "[bold]acme", "2026-11-21", "09:10"],
-        ["globex", "[bold]globex", "2026-11-21", "09:10"],
+        ["acme", "[bold]acme", "(default)", "2026-11-21", "09:10"],
+        ["globex", "[bold]globex", "(default)", "2026-11-21", "09:10"],
     ]
     assert programs.json[0] == {
         "tenant_id": "acme",
         "display_name": "[bold]acme",
         "created_at": "2026-11-21T09:10:00Z",
+        "plan": "",
     }
+
+
+async def test_update_changes_a_plan(headwater: Headwater, script: Script) -> None:
+    """What was not said stays; to say nothing is a mistake."""
+    script.answers["UpdateTenant"] = lambda request: tenants_pb2.UpdateTenantResponse(
+        tenant=tenants_pb2.Tenant(tenant_id=request.tenant_id, plan=request.plan)
+    )
+    ended = await headwater("tenant", "update", "acme", "--plan", "enterprise")
+    assert (script.sent("UpdateTenant")[0].plan, script.sent("UpdateTenant")[0].display_name) == ("enterprise", "")
+    assert ended.out == "Tenant acme has plan enterprise.\n"
+    assert (await headwater("tenant", "update", "acme")).code == Exit.USAGE
 
 
 async def test_issue_prints_the_key_alone_on_stdout_and_saves_it(

@@ -19,7 +19,6 @@ from services.inference.generate import Generate
 from services.inference.planning import Planner
 from services.inference.policies.parsing import parse_policy
 from services.inference.policies.records import PolicyRecord, PolicyVersion
-from services.inference.service import prices_of
 from services.inference.settings import InferenceSettings
 from services.inference.settle import Settlement
 from services.inference.stages import Stages, built_in_policy
@@ -86,7 +85,7 @@ async def rigs(bus: Bus) -> AsyncIterator[Rigs]:
             version = PolicyVersion(PolicyRecord(running.name, 0, "", NOW, ""), running)
             planner = Planner(lambda tenant, feature: version, stages.of)
             admission = await stack.enter_async_context(admitting(chosen.admission, bus))
-            settlement = Settlement(teller, prices_of(PRICES, models), chosen.settle_timeout)
+            settlement = Settlement(teller, PRICES, chosen.settle_timeout)
             return Rig(Generate(library, planner, admission, settlement, chosen), embedder, teller, server)
 
         yield make

@@ -23,7 +23,7 @@ from services.contracts.events import TokenUsage
 from services.contracts.failures import Busy
 from services.contracts.prices import Price
 from services.inference.deployments.settings import ModelSettings
-from services.inference.service import Reach, prices_of, retriever, running
+from services.inference.service import Reach, own_prices, retriever, running
 from services.inference.settings import InferenceSettings
 from services.knowledge.passages import Hit
 from services.runtime.bus import Bus
@@ -221,6 +221,6 @@ async def test_a_slow_provider_leaves_time_to_answer_before_the_deadline(bus: Bu
 def test_the_endpoints_own_price_comes_before_the_book() -> None:
     """What an operator negotiated is what is charged, and only for that model."""
     price = Price(input=Decimal(2), output=Decimal(8))
-    cost = prices_of(PRICES, {"large": model_settings("http://localhost", price=price)})
-    assert cost("openai", "large", TokenUsage(uncached_input=1_000_000), NOW).usd == 2
-    assert cost("local", "all-minilm-l6-v2", TokenUsage(uncached_input=1_000_000), NOW).usd == Decimal("0.01")
+    book = PRICES.with_own(own_prices({"large": model_settings("http://localhost", price=price)}))
+    assert book.cost("openai", "large", TokenUsage(uncached_input=1_000_000), NOW).usd == 2
+    assert book.cost("local", "all-minilm-l6-v2", TokenUsage(uncached_input=1_000_000), NOW).usd == Decimal("0.01")

@@ -56,7 +56,7 @@ async def _ledger(bus: Bus, account: Account) -> tuple[int, int]:
 async def test_usage_is_told_with_its_price(account: Account, bus: Bus) -> None:
     """One event for the call, under an id that only this call can have; the ledger holds its true cost."""
     teller = Teller()
-    meter = Settlement(teller, PRICES.cost, SECOND).meter(account, STAGE)
+    meter = Settlement(teller, PRICES, SECOND).meter(account, STAGE)
     await _call(meter, HUNDRED)
     (usage,) = teller.told
     assert usage.event_id == usage_event_id(TENANT, CALL, "inference", "local/extract-1")
@@ -71,7 +71,7 @@ async def test_usage_is_told_with_its_price(account: Account, bus: Bus) -> None:
 async def test_further_calls_of_a_stage_have_ids_of_their_own(account: Account) -> None:
     """A retry that may have been charged is another charge."""
     teller = Teller()
-    meter = Settlement(teller, PRICES.cost, SECOND).meter(account, STAGE)
+    meter = Settlement(teller, PRICES, SECOND).meter(account, STAGE)
     await _call(meter, HUNDRED)
     await _call(meter, HUNDRED)
     assert len({usage.event_id for usage in teller.told}) == 2
@@ -82,14 +82,14 @@ async def test_a_failed_and_estimated_call_is_told_as_such(account: Account) -> 
     teller = Teller()
     with suppress(Busy):
         tab = Tab(TokenUsage(uncached_input=1), estimated=True)
-        await _call(Settlement(teller, PRICES.cost, SECOND).meter(account, STAGE), tab, Busy("X", "broken"))
+        await _call(Settlement(teller, PRICES, SECOND).meter(account, STAGE), tab, Busy("X", "broken"))
     assert (teller.told[0].estimated, teller.told[0].succeeded) == (True, False)
 
 
 async def test_no_call_is_no_usage(account: Account, bus: Bus) -> None:
     """A stage that never asked its model tells nothing, and what was reserved for it is given back."""
     teller = Teller()
-    meter = Settlement(teller, PRICES.cost, SECOND).meter(account, STAGE)
+    meter = Settlement(teller, PRICES, SECOND).meter(account, STAGE)
     await _call(meter, Tab())
     assert (teller.told, meter.calls) == ([], [])
     assert await _ledger(bus, account) == (0, 0)
@@ -99,7 +99,7 @@ async def test_a_call_that_could_pass_the_callers_limit_is_not_made(account: Acc
     """Its worst case counts, not what it would have come to."""
     account.spending.max_usd = Decimal("0.0000099")
     with pytest.raises(NoRoom, match="max_cost_usd"):
-        await _call(Settlement(Teller(), PRICES.cost, SECOND).meter(account, STAGE), HUNDRED)
+        await _call(Settlement(Teller(), PRICES, SECOND).meter(account, STAGE), HUNDRED)
 
 
 async def test_untold_usage_fails_the_call(account: Account) -> None:
@@ -107,7 +107,7 @@ async def test_untold_usage_fails_the_call(account: Account) -> None:
     teller = Teller()
     teller.away = True
     with pytest.raises(Busy, match="could not be recorded"):
-        await _call(Settlement(teller, PRICES.cost, SECOND).meter(account, STAGE), HUNDRED)
+        await _call(Settlement(teller, PRICES, SECOND).meter(account, STAGE), HUNDRED)
 
 
 async def test_telling_is_bounded_in_time(account: Account) -> None:
@@ -117,7 +117,7 @@ async def test_telling_is_bounded_in_time(account: Account) -> None:
         await asyncio.sleep(3600)
 
     with pytest.raises(Busy):
-        await _call(Settlement(hang, PRICES.cost, timedelta(seconds=0.05)).meter(account, STAGE), HUNDRED)
+        await _call(Settlement(hang, PRICES, timedelta(seconds=0.05)).meter(account, STAGE), HUNDRED)
 
 
 async def test_telling_outlives_its_caller(account: Account) -> None:
@@ -129,7 +129,7 @@ async def test_telling_outlives_its_caller(account: Account) -> None:
         await go_on.wait()
         await teller(event)
 
-    settling = asyncio.create_task(_call(Settlement(slow, PRICES.cost, SECOND).meter(account, STAGE), HUNDRED))
+    settling = asyncio.create_task(_call(Settlement(slow, PRICES, SECOND).meter(account, STAGE), HUNDRED))
     await begun.wait()
     settling.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -14,6 +14,7 @@ from headwater.metering.v1 import metering_pb2, metering_pb2_grpc, tenants_pb2, 
 from services.contracts.events import UsageSettled
 from services.contracts.streams import DEAD_LETTERS_STREAM, KEYS_BUCKET, USAGE_STREAM
 from services.contracts.tenants import TenantId
+from services.metering.budgets import PlanCaps
 from services.metering.clickhouse import ClickHouse, connected
 from services.metering.service import running
 from services.metering.settings import MeteringSettings
@@ -23,6 +24,7 @@ from services.runtime.rpc import RpcServer
 from services.runtime.settings import RpcSettings
 
 Settled = Callable[..., UsageSettled]
+PLANS = PlanCaps({"free": Decimal(5)}, "free")
 FAST = MeteringSettings(batch_linger=timedelta(milliseconds=20), rollup_interval=timedelta(milliseconds=50))
 
 
@@ -48,7 +50,7 @@ async def metering(bus: Bus, empty_clickhouse: ClickHouse) -> AsyncIterator[Mete
     server = RpcServer(RpcSettings(address="127.0.0.1:0"), keys)
     address = server.listen()
     async with (
-        running(FAST, clickhouse=empty_clickhouse, bus=bus, keys=keys, server=server),
+        running(FAST, clickhouse=empty_clickhouse, bus=bus, keys=keys, server=server, plans=PLANS),
         server.serving(timedelta(seconds=2)),
         grpc.aio.insecure_channel(address) as channel,
     ):
@@ -141,7 +143,7 @@ async def test_a_restart_goes_on_where_it_stopped(bus: Bus, tmp_path: Path, sett
                 rows = await clickhouse.reader.rows("SELECT count() FROM headwater.usage_events")
                 return bool(rows == [(int(expected),)])
 
-            async with running(FAST, clickhouse=clickhouse, bus=bus, keys=keys, server=server, api=False):
+            async with running(FAST, clickhouse=clickhouse, bus=bus, keys=keys, server=server, plans=PLANS, api=False):
                 await until(stored)
             total = await clickhouse.reader.rows("SELECT sum(calls), sum(cost_usd) FROM headwater.cost_hourly")
             assert total == [(int(cost), Decimal(1) if cost == "1" else Decimal(3))]

@@ -3,7 +3,7 @@
 import pytest
 from headwater.auth.v1 import auth_pb2
 
-from services.contracts.failures import Conflict, Missing, Rejected, Unauthenticated
+from services.contracts.failures import Conflict, Failure, Missing, Rejected, Unauthenticated
 from services.contracts.streams import KEYS_BUCKET, TENANTS_BUCKET
 from services.metering.tenants import ADMIN_SCOPE, TENANT_SCOPES, Tenants
 from services.runtime.bus import Bus
@@ -19,7 +19,7 @@ async def keys(bus: Bus) -> KeyStore:
 @pytest.fixture
 async def tenants(bus: Bus, keys: KeyStore) -> Tenants:
     """No tenants yet."""
-    return Tenants(await bus.bucket(TENANTS_BUCKET), keys)
+    return Tenants(await bus.bucket(TENANTS_BUCKET), keys, ("free", "pro"))
 
 
 async def test_a_tenant_is_created_once(tenants: Tenants) -> None:
@@ -80,3 +80,22 @@ def test_every_scope_is_a_tenants_or_the_admins() -> None:
     """A scope added to the API must be put on one side."""
     known = {name for name in dict(auth_pb2.Scope.items()) if name != "SCOPE_UNSPECIFIED"}
     assert known == {ADMIN_SCOPE, *TENANT_SCOPES}
+
+
+async def test_a_tenant_changes_its_plan(tenants: Tenants) -> None:
+    """What is not named stays."""
+    await tenants.create("acme", "Acme Inc.", "free")
+    record = await tenants.update("acme", "", "pro")
+    assert (record.display_name, record.plan) == ("Acme Inc.", "pro")
+    assert (await tenants.page(0, "")).tenants == [record]
+
+
+@pytest.mark.parametrize(
+    ("tenant", "plan", "reason"), [("acme", "gold", "PLAN_UNKNOWN"), ("no", "pro", "TENANT_UNKNOWN")]
+)
+async def test_what_is_not_there_cannot_be_had(tenants: Tenants, tenant: str, plan: str, reason: str) -> None:
+    """A plan that is not configured, a tenant that nobody created."""
+    await tenants.create("acme", "")
+    with pytest.raises(Failure) as refused:
+        await tenants.update(tenant, "", plan)
+    assert refused.value.reason == reason

@@ -14,7 +14,8 @@ from services.contracts.budgets import (
     pico,
     scope_of,
 )
-from services.contracts.tenants import TenantId, TenantRecord
+from services.contracts.tenant_record import TenantRecord
+from services.contracts.tenants import TenantId
 from services.inference.admission.holds import LedgerLine
 from services.inference.admission.settings import AdmissionSettings, PlanSettings
 from services.runtime.mirror import Mirror

@@ -9,7 +9,7 @@ from services.contracts.budgets import Budget
 from services.contracts.events import BudgetThresholdReached, UsageSettled
 from services.contracts.failures import Busy
 from services.contracts.streams import BEATS_BUCKET, BUDGETS_BUCKET, OWNERS_BUCKET, TENANTS_BUCKET
-from services.contracts.tenants import TenantRecord
+from services.contracts.tenant_record import TenantRecord
 from services.inference.admission.admission import Admission
 from services.inference.admission.book import Book
 from services.inference.admission.ledger import Ledger

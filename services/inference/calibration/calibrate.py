@@ -60,7 +60,7 @@ def calibrate(
         notes.append(f"the router skips {next(iter(router.skip_for_gain))} where the last stage gains much")
     if found.reference > 1:
         notes.append(
-            "an earlier stage did better than the last on this record; as stages are ordered, its accuracy was taken as "
-            "the last one's, so that luck does not lower what must be reached"
+            "an earlier stage did better than the last on this record; as stages are ordered, its accuracy was taken "
+            "as the last one's, so that luck does not lower what must be reached"
         )
     return Calibration(made, Outcome(policy.name, found, chosen, target, statement), tuple(notes))

@@ -6,11 +6,12 @@ Candidates are fit and compared by cross-fitting: every question's probability c
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import get_args
 
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from services.inference.calibration.recorded import Floats, Integers
+from services.inference.calibration.recorded import Floats, Integers, Truths
 from services.inference.policies.schema import Calibrator, IsotonicCalibrator, LogisticCalibrator, Signal
 
 FOLDS = 5
@@ -63,12 +64,12 @@ def fit_stage(
         weights: n, how often each question counts.
         seed: of the folds.
     """
-    names = [name for name, values in signals.items() if np.nanmax(values) > np.nanmin(values)]
+    names = [name for name in get_args(Signal) if _varies(signals.get(name))]
     folds = np.random.default_rng(seed).permutation(len(correct)) % FOLDS
     fits = []
     for candidate in _candidates(names):
         table = np.stack([signals[name] for name in candidate.signals], axis=1)
-        known = ~np.isnan(table).any(axis=1)
+        known: Truths = np.asarray(~np.isnan(table).any(axis=1))
         if known.mean() < 0.5 or not _both(correct[known]):
             continue
         missing = _rate(correct[~known], weights[~known])
@@ -99,14 +100,14 @@ def probabilities(calibrator: Calibrator, missing: float, signals: Mapping[str, 
     return found
 
 
-def _candidates(names: Sequence[str]) -> list[_Candidate]:
+def _candidates(names: Sequence[Signal]) -> list[_Candidate]:
     """A logistic of all signals, and of each alone a rising curve: isotonic, or a logistic of a log-prob's log-odds."""
     found = []
     if names:
         signals = tuple(names)
         found.append(
             _Candidate(f"logistic of {len(names)}", signals, _fit_logistic, partial(_written_logistic, signals))
-        )  # type: ignore[arg-type]
+        )
     for name in names:
         if name in _LOGPROBS:
             found.append(_curve(f"log-odds of {name}", name, _fit_log_odds))
@@ -114,8 +115,8 @@ def _candidates(names: Sequence[str]) -> list[_Candidate]:
     return found
 
 
-def _curve(title: str, name: str, fit: Callable[[Floats, Floats, Floats], Predict]) -> _Candidate:
-    return _Candidate(title, (name,), fit, partial(_written_curve, name))  # type: ignore[arg-type]
+def _curve(title: str, name: Signal, fit: Callable[[Floats, Floats, Floats], Predict]) -> _Candidate:
+    return _Candidate(title, (name,), fit, partial(_written_curve, name))
 
 
 def _fit_logistic(table: Floats, correct: Floats, weights: Floats) -> Predict:
@@ -150,7 +151,7 @@ def _newton(table: Floats, correct: Floats, weights: Floats) -> tuple[float, Flo
 
 
 def _fit_log_odds(table: Floats, correct: Floats, weights: Floats) -> Predict:
-    """A logistic of -log(1 - p), p the token's probability: close to 1 it is what tells sure answers from certain ones."""
+    """A logistic of -log(1 - p), p the token's probability: close to 1 that tells sure answers from certain ones."""
     inner = _fit_logistic(_log_odds(table), correct, weights)
     if not isinstance(inner, _Linear) or inner.slopes[0] <= 0:
         # A signal by which surer answers are wronger tells nothing that a rising curve can say.
@@ -195,7 +196,7 @@ def _written_curve(signal: Signal, predict: Predict, table: Floats) -> Calibrato
 def _cross_fitted(
     candidate: _Candidate,
     table: Floats,
-    known: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]",
+    known: Truths,
     correct: Floats,
     weights: Floats,
     folds: Integers,
@@ -211,6 +212,11 @@ def _cross_fitted(
 
 def _constant(rate: float, table: Floats) -> Floats:
     return np.full(len(table), rate)
+
+
+def _varies(values: Floats | None) -> bool:
+    known = np.empty(0) if values is None else values[~np.isnan(values)]
+    return len(known) > 0 and bool(known.max() > known.min())
 
 
 def _rate(correct: Floats, weights: Floats) -> float:

@@ -51,7 +51,7 @@ class Search:
     choices: tuple[Choice, ...]
     """All that were tried, cheapest first."""
     reference: float
-    """The accuracy that quality is measured against, relative to the last stage's: 1 unless an earlier one does better."""
+    """The accuracy that quality is measured against, relative to the last's; above 1 where an earlier does better."""
 
     def cheapest(self, target: float, columns: tuple[int, ...] | None = None) -> Choice:
         """The cheapest that is estimated to reach `target` times the reference.

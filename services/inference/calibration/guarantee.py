@@ -1,10 +1,10 @@
 """Guarantees: that a policy keeps a quality, proven with a stated confidence from a stated number of questions.
 
-Learn then test (Angelopoulos, Bates, Candes, Jordan and Lei, arXiv 2110.01052) with fixed-sequence testing: the questions
-are split; on one part stages, calibrators and a path of ever looser thresholds are fit; on the other part, which the fit
-has not seen, "the quality is below the target" is tested along the path until it cannot be rejected. All policies before
-that keep the target together with probability >= confidence, whatever the models do, as long as questions to come are
-drawn as these were. The cheapest of them is taken.
+Learn then test (Angelopoulos, Bates, Candes, Jordan and Lei, arXiv 2110.01052) with fixed-sequence testing. The
+questions are split: on one part stages, calibrators and a path of ever looser thresholds are fit; on the other, which
+the fit has not seen, "the quality is below the target" is tested along the path until it cannot be rejected. All
+policies before that keep the target together with probability >= confidence, whatever the models do, as long as
+questions to come are drawn as these were. The cheapest of them is taken.
 
 The p-value is exact in finite samples. A question is lost when the last stage is right and the policy wrong, won when
 it is the other way round. The quality is below the target t when P(lost) - P(won) > (1 - t) P(last right). The test
@@ -14,6 +14,7 @@ Clopper-Pearson intervals of error NUISANCE_ERROR in all, which is added (Berger
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy.special import gammaln, xlogy
@@ -61,13 +62,13 @@ class Proof:
         if self.holds_by_itself:
             return (
                 f"nothing cheaper than the last stage alone could be proven to keep {self.target:.1%} of its accuracy "
-                f"with confidence {self.confidence:.0%} from {self.proven_from} questions (of {self.fit_on} others the "
-                f"policy was fit); at least {questions_needed(self.target, self.confidence, self.fit.recorded)} are needed"
+                f"with confidence {self.confidence:.0%} from {self.proven_from} questions, after a fit on "
+                f"{self.fit_on} others; {_needed(questions_needed(self.target, self.confidence, self.fit.recorded))}"
             )
         return (
             f"the policy keeps at least {self.target:.1%} of the last stage's accuracy with confidence "
-            f"{self.confidence:.0%} on questions drawn like these: proven from {self.proven_from} questions that it was "
-            f"not fit on (p = {self.p_value:.3f}; learn then test, exact paired test); fit on {self.fit_on} others"
+            f"{self.confidence:.0%} on questions drawn like these: proven from {self.proven_from} questions that it "
+            f"was not fit on (p = {self.p_value:.3f}; learn then test, exact paired test); fit on {self.fit_on} others"
         )
 
 
@@ -103,7 +104,7 @@ def split(recorded: Recorded, seed: int) -> tuple[Recorded, Recorded]:
 
 
 def path(found: Search, shape: Choice) -> list[Choice]:
-    """From gates that accept nearly nothing to those of `shape`, and no further: luck must not prove what the fit doubts.
+    """From gates that accept nearly nothing to those of `shape`; further, luck would prove what the fit doubts.
 
     The doubt 1 - threshold of all gates grows together, each in proportion to the one it has in `shape`.
     """
@@ -170,27 +171,41 @@ def p_value(lost: int, won: int, last_right: int, count: int, target: float) -> 
 
 def _tail(lost: int, won: int, count: int, margin: float, chance: float) -> float:
     """The probability of an outcome at least as good when P(won) is `chance` and P(lost) is `margin` more."""
-    most = int(count * (chance + margin) + 8 * np.sqrt(count * (chance + margin)) + 12)
-    losses, wins = np.meshgrid(np.arange(min(most, count) + 1), np.arange(min(most, count) + 1), indexing="ij")
+    losses, wins = np.meshgrid(_likely(count, chance + margin), _likely(count, chance), indexing="ij")
     rest = count - losses - wins
     possible = rest >= 0
     rest = np.where(possible, rest, 0)
     log = gammaln(count + 1) - gammaln(losses + 1) - gammaln(wins + 1) - gammaln(rest + 1)
     log = log + xlogy(losses, chance + margin) + xlogy(wins, chance) + xlogy(rest, max(0.0, 1 - 2 * chance - margin))
     mass = np.where(possible, np.exp(log), 0.0)
-    as_good = _score(losses, wins, count, margin) <= _score(np.asarray(lost), np.asarray(won), count, margin) + 1e-9
+    as_good = _score(losses, wins, count, margin) <= _score(lost, won, count, margin) + 1e-9
     # What lies outside the table counts as at least as good, so that cutting it off errs on the safe side.
     return float(mass[as_good].sum() + max(0.0, 1 - mass.sum()))
 
 
-def _score(lost: Floats, won: Floats, count: int, margin: float) -> Floats:
+def _likely(count: int, chance: float) -> Integers:
+    """The numbers of times that something of that chance happens in `count`, but for about 1 in 10^14."""
+    mean = count * chance
+    reach = 8 * np.sqrt(mean) + 12
+    return np.arange(max(0, int(mean - reach)), min(count, int(mean + reach)) + 1)
+
+
+def _score(lost: Any, won: Any, count: int, margin: float) -> Floats:
     """How far lost - won lies above what is allowed, in standard deviations; small is good."""
     variance = np.maximum(lost + won, margin * count) + 1.0
     return np.asarray((lost - won - margin * count) / np.sqrt(variance))
 
 
-def questions_needed(target: float, confidence: float, recorded: Recorded) -> int:
-    """How many questions it takes at least, when the policy never loses one."""
+def _needed(questions: int | None) -> str:
+    if questions is None:
+        return "no number of questions could show it"
+    return f"it takes at least about {questions} questions, and more the more of them the policy loses"
+
+
+def questions_needed(target: float, confidence: float, recorded: Recorded) -> int | None:
+    """About how many questions, fit and proof together, it takes when the policy loses none; None: no number does."""
+    if target >= 1 or 1 - confidence <= NUISANCE_ERROR:
+        return None
     accuracy = float(recorded.accuracy[-1])
     count = 16
     while count < 10_000_000 and p_value(0, 0, int(accuracy * count), count, round(target, 6)) > 1 - confidence:

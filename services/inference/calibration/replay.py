@@ -7,7 +7,7 @@ import numpy as np
 
 from services.inference.calibration.calibrators import probabilities
 from services.inference.calibration.fit import stops
-from services.inference.calibration.recorded import Floats, Integers, Recorded
+from services.inference.calibration.recorded import Floats, Integers, Recorded, Truths
 from services.inference.policies.plan import plan
 from services.inference.policies.schema import Gate, Policy
 
@@ -95,7 +95,7 @@ def calibration_error(probability: Floats, correct: Floats, weights: Floats) -> 
 
 def _decisions(
     recorded: Recorded, policy: Policy, target_quality: float | None
-) -> tuple[list[Floats], list[float], list[Floats]]:
+) -> tuple[list[Floats], list[float], list[Truths]]:
     """By stage but the last: each question's probability, the threshold, and whether the stage is asked."""
     names = [stage.name for stage in policy.stages]
     general = plan(policy, "", target_quality=target_quality)
@@ -109,7 +109,7 @@ def _decisions(
 
 
 def _stage(
-    recorded: Recorded, policy: Policy, column: int, stop: Integers, ran: Floats, told: list[Floats]
+    recorded: Recorded, policy: Policy, column: int, stop: Integers, ran: Truths, told: list[Floats]
 ) -> StageScore:
     here, weights = stop == column, recorded.counts
     answered = float(recorded.mean(here.astype(float)))
@@ -127,7 +127,7 @@ def _stage(
     )
 
 
-def _latency(recorded: Recorded, ran: Floats) -> dict[str, float]:
+def _latency(recorded: Recorded, ran: Truths) -> dict[str, float]:
     if recorded.latency_ms is None or np.isnan(np.where(ran, recorded.latency_ms, 0.0)).any():
         return {}
     waited = np.where(ran, recorded.latency_ms, 0.0).sum(axis=1)

@@ -1,4 +1,4 @@
-"""Fitting the router: for each stage a logistic of the prompt's features, and from when on a stage is not worth asking."""
+"""Fitting the router: logistics of the prompt's features, and from which gain on a stage is not worth asking."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""A calibration's outcome as a policy: the chosen stages with their gates, and operating points a caller may ask for."""
+"""A calibration's outcome as a policy: the chosen stages with their gates, and operating points to ask for."""
 
 from collections.abc import Sequence
 
@@ -28,7 +28,7 @@ def calibrated(
         choice: the stages and thresholds to use.
         target: what was aimed at.
         proof: what was proven of `choice`, if anything was.
-        router: for the chosen stages; None: none. The old policy's is dropped, as the thresholds were chosen without it.
+        router: for the chosen stages; None: none. The old policy's is dropped: thresholds were chosen without it.
     """
     stages = []
     for column, threshold in zip(choice.columns, (*choice.thresholds, 0.0), strict=True):

@@ -18,7 +18,7 @@ def _quality(record: Recorded, found: Search, choice: Choice) -> float:
 
 @pytest.mark.parametrize("target", [0.9, 0.95, 0.98])
 def test_the_quality_holds_on_questions_to_come(target: float) -> None:
-    """Fit on 1,200 questions each of six times, the choices keep their target on 20,000 others in the mean, and save."""
+    """Six choices, fit on 1,200 questions each, keep their target on 20,000 others in the mean, and save."""
     others = chain(20_000, seed=99)
     searches = [search(chain(1200, seed=seed)) for seed in range(6)]
     choices = [found.cheapest(target) for found in searches]

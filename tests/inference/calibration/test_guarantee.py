@@ -10,14 +10,14 @@ from tests.inference.calibration.samples import chain
 
 @pytest.mark.parametrize(("won", "right"), [(0.0, 0.8), (0.02, 0.8), (0.08, 0.6)])
 def test_a_policy_just_below_the_target_is_seldom_passed(won: float, right: float) -> None:
-    """At the boundary p is below 0.1 in at most 10 % of 3,000 samples, up to the sampling error of counting them."""
-    target, count = 0.95, 300
+    """At the boundary p is below 0.1 in at most 10 % of 1,000 samples, up to the sampling error of counting them."""
+    target, count = 0.95, 150
     lost = won + (1 - target) * right
     generator = np.random.default_rng(5)
     # Lost questions are among those the last stage answers rightly, won ones are not.
-    draws = generator.multinomial(count, [lost, won, right - lost, 1 - right - won], 3000)
+    draws = generator.multinomial(count, [lost, won, right - lost, 1 - right - won], 1000)
     passed = [p_value(int(d[0]), int(d[1]), int(d[0] + d[2]), count, target) <= 0.1 for d in draws]
-    assert np.mean(passed) < 0.1 + 3 * np.sqrt(0.09 / 3000)
+    assert np.mean(passed) < 0.1 + 3 * np.sqrt(0.09 / 1000)
 
 
 def test_more_questions_prove_more() -> None:
@@ -34,7 +34,7 @@ def test_equal_quality_cannot_be_proven(lost: int, won: int) -> None:
 
 
 def test_promises_are_kept_as_often_as_they_say() -> None:
-    """Of 60 calibrations at confidence 0.8 at most 20 % may break theirs on the population; chance allows a few more."""
+    """Of 60 promises at confidence 0.8 a fifth may be broken, and by chance a few more."""
     population = chain(20_000, seed=99)
     broken = 0
     for seed in range(60):
