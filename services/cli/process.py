@@ -30,7 +30,7 @@ from services.runtime.bus import Bus, apply_streams, connected
 from services.runtime.clients import connected_clients
 from services.runtime.identity import KeyStore, is_key, new_key
 from services.runtime.nats_server import embedded_nats_server
-from services.runtime.process import announced, exclusive, write_private
+from services.runtime.process import announced, collect_garbage_less, exclusive, write_private
 from services.runtime.rpc import RpcServer
 from services.runtime.seen_through import until_all_seen_through
 from services.runtime.telemetry import log
@@ -81,6 +81,7 @@ async def running(settings: Settings, roles: frozenset[Role], only: Half | None)
         await stack.enter_async_context(server.serving(settings.process.drain_timeout))
         if roles == ALL_ROLES:
             stack.enter_context(announced(settings.data_dir, address))
+        collect_garbage_less()
         yield address
         log.info("stopping")
 

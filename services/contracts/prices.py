@@ -49,6 +49,13 @@ class Price(BaseModel):
         )
         return (total / _MILLION).quantize(PICO, rounding=ROUND_HALF_EVEN)
 
+    def most_usd(self, tokens: TokenUsage) -> Decimal:
+        """The most that a call of no more than `tokens` can cost, however its input is cached."""
+        dearest = max(self.input, self.cache_read or self.input, self.cache_write or self.input)
+        given = tokens.uncached_input + tokens.cache_read + tokens.cache_write
+        total = dearest * given + self.output * (tokens.output + tokens.reasoning)
+        return (total / _MILLION).quantize(PICO, rounding=ROUND_HALF_EVEN)
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -95,6 +102,11 @@ class PriceBook:
 
         Writing to a cache costs more than plain input at some providers, and some cache without being asked.
         """
+        key = f"{provider}/{model}"
+        if own := self._own.get(key):
+            return Cost(own.most_usd(tokens), f"own:{key}")
+        if (price := _plain_price(provider, model, tokens, at)) is not None:
+            return Cost(price.most_usd(tokens), f"genai-prices:{key}")
         given = tokens.uncached_input + tokens.cache_read + tokens.cache_write
         nothing = {"uncached_input": 0, "cache_read": 0, "cache_write": 0}
         ways = (tokens.model_copy(update=nothing | {name: given}) for name in nothing)
@@ -105,12 +117,19 @@ def _snapshot_cost(provider: str, model: str, tokens: TokenUsage, at: datetime) 
     found = _found(provider, model)
     if found is None:
         return None
-    prices = found.get_prices(at)
-    rates = _rates(_Held(prices))
+    if (price := _plain_price(provider, model, tokens, at)) is not None:
+        return price.cost_usd(tokens)
+    return _total(found.get_prices(at), tokens).quantize(PICO, rounding=ROUND_HALF_EVEN)
+
+
+def _plain_price(provider: str, model: str, tokens: TokenUsage, at: datetime) -> Price | None:
+    """The model's price of so many tokens, where it is the same for each of a class."""
+    found = _found(provider, model)
+    if found is None:
+        return None
+    rates = _rates(_Held(found.get_prices(at)))
     given = tokens.uncached_input + tokens.cache_read + tokens.cache_write
-    if rates.price is not None and given < rates.below_input_tokens:
-        return rates.price.cost_usd(tokens)
-    return _total(prices, tokens).quantize(PICO, rounding=ROUND_HALF_EVEN)
+    return rates.price if given < rates.below_input_tokens else None
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class Settlement:
 
     def hold(self, tenant: TenantId, question: Question, stage: Stage, task: Task) -> Hold:
         """What the first call of `stage` must have reserved."""
-        return self._hold(tenant, question, stage, 0, *stage.worst(task))
+        return self.hold_of(tenant, question, stage, 0, *stage.worst(task))
 
     def meter(self, account: Account, stage: Stage) -> "StageMeter":
         """The meter of `stage`."""
@@ -80,7 +80,7 @@ class Settlement:
         """
         tab = call.tab
         if tab.tokens is None:
-            await call.settle(Decimal(0))
+            call.settle(Decimal(0))
             return None
         hold = call.hold.event
         cost = self._prices.cost(hold.provider, hold.model, tab.tokens, hold.event_time)
@@ -98,10 +98,14 @@ class Settlement:
                 "latency_ms": round((time.monotonic() - call.started) * 1000),
             }
         )
-        await asyncio.gather(self._told(usage), call.settle(cost.usd))
+        # What is settled is told, or nobody would tell it should this process die in between.
+        try:
+            await self._told(usage)
+        finally:
+            call.settle(cost.usd)
         return settled
 
-    def _hold(
+    def hold_of(
         self,
         tenant: TenantId,
         question: Question,
@@ -111,6 +115,7 @@ class Settlement:
         model: str,
         worst: TokenUsage,
     ) -> Hold:
+        """What call `number` of `stage`, from 0, must have reserved."""
         at = truncated_to_millis(datetime.now(UTC))
         cost = self._prices.most(provider, model, worst, at)
         attribution = question.attribution
@@ -154,8 +159,8 @@ class _Call:
     """One call of a model, from its reservation to its settling."""
 
     hold: Hold
-    settle: Callable[[Decimal], Awaitable[None]]
-    """Settles the reservation at the true cost."""
+    settle: Callable[[Decimal], None]
+    """Settles the reservation at the true cost, soon."""
     tab: Tab = field(default_factory=Tab)
     started: float = field(default_factory=time.monotonic)
     succeeded: bool = False
@@ -176,18 +181,26 @@ class StageMeter:
     async def call(self, provider: str, model: str, worst: TokenUsage) -> AsyncGenerator[Tab, None]:
         """As ``Meter.call``."""
         account = self._account
-        hold = self._settlement._hold(
+        hold = self._reserved_on_entering(provider, model, worst) or self._settlement.hold_of(
             account.tenant, account.question, self._stage, self._begun, provider, model, worst
         )
         self._begun += 1
         account.spending.check_room(hold.worst_usd)
         reservation = await account.entry.reserve(hold)
-        call = _Call(hold, reservation.settle)
+        call = _Call(hold, reservation.settle_soon)
         try:
             yield call.tab
             call.succeeded = True
         finally:
             await seen_through(self._settle(call))
+
+    def _reserved_on_entering(self, provider: str, model: str, worst: TokenUsage) -> Hold | None:
+        first = self._account.entry.first
+        if first is None or self._begun:
+            return None
+        event = first.hold.event
+        same = (event.stage, event.provider, event.model) == (self._stage.name, provider, model)
+        return first.hold if same and event.tokens == worst else None
 
     async def _settle(self, call: _Call) -> None:
         if (settled := await self._settlement.settle(call, self._account)) is not None:

@@ -70,7 +70,7 @@ def _fill(message: Message, dice: random.Random, depth: int) -> None:
             setattr(message, field.name, _value(field, dice))
 
 
-def _fill_message(message: Message, field: FieldDescriptor, dice: random.Random, depth: int) -> None:
+def _fill_message(message: Message, field: Any, dice: random.Random, depth: int) -> None:
     value = getattr(message, field.name)
     if field.message_type.GetOptions().map_entry:
         for _ in range(dice.choice((1, 40))):
@@ -83,7 +83,7 @@ def _fill_message(message: Message, field: FieldDescriptor, dice: random.Random,
         _fill(value, dice, depth + 1)
 
 
-def _value(field: FieldDescriptor, dice: random.Random) -> Any:
+def _value(field: Any, dice: random.Random) -> Any:
     match field.cpp_type:
         case FieldDescriptor.CPPTYPE_STRING:
             text = dice.choice(_TEXTS)

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter
 from itertools import cycle, islice
+from typing import Any
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -51,7 +52,7 @@ async def test_every_malformed_request_gets_a_status(platform: Platform) -> None
 async def _sent(channel: grpc.aio.Channel, method: MethodDescriptor, data: bytes, caller: Metadata) -> str:
     path = f"/{method.containing_service.full_name}/{method.name}"
     many = method.client_streaming, method.server_streaming
-    kind = {
+    kind: Any = {
         (False, False): channel.unary_unary,
         (False, True): channel.unary_stream,
         (True, False): channel.stream_unary,

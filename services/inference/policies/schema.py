@@ -211,7 +211,8 @@ class Policy(_Part):
                 raise _misfit(f"another stage is named {name} already", "stages", at, "name")
         if self.router is not None:
             skips = {"skip_below": self.router.skip_below, "skip_for_gain": self.router.skip_for_gain}
-            for field, names in {"models": self.router.models, **skips}.items():
+            looked_up: dict[str, Iterable[str]] = {"models": self.router.models, **skips}
+            for field, names in looked_up.items():
                 _check_stages(names, stages, "router", field)
             for field, names in skips.items():
                 for name in names:

@@ -221,6 +221,7 @@ class _Account:
 
     def __init__(self, request: ChatRequest, reply: Reply, tab: Tab) -> None:
         self._given_bytes = prompt_bytes(request)
+        self._max_output_tokens = request.max_output_tokens
         self._reply = reply
         self._tab = tab
 
@@ -230,7 +231,12 @@ class _Account:
         if reading is not None and reply.usage_final:
             self._tab.put(reading.tokens, estimated=bool(reading.priced_apart))
             return
-        tokens = estimated_usage(self._given_bytes, reply.output_bytes, reply.reasoning_bytes)
+        tokens = estimated_usage(
+            self._given_bytes,
+            reply.output_bytes,
+            reply.reasoning_bytes,
+            max_output_tokens=self._max_output_tokens,
+        )
         if reading is not None:
             told = reading.tokens
             tokens = told.model_copy(

@@ -223,12 +223,15 @@ def worst_case(request: ChatRequest) -> TokenUsage:
     )
 
 
-def estimated_usage(given_bytes: int, output_bytes: int, reasoning_bytes: int = 0) -> TokenUsage:
-    """What a call with so much text used, about."""
+def estimated_usage(
+    given_bytes: int, output_bytes: int, reasoning_bytes: int = 0, *, max_output_tokens: int = MAX_TOKENS_PER_CALL
+) -> TokenUsage:
+    """What a call with so much text used, about, and never more than its limit let it: that much was reserved."""
+    reasoning = min(math.ceil(reasoning_bytes / _BYTES_PER_TOKEN), max_output_tokens)
     return TokenUsage(
         uncached_input=math.ceil(given_bytes / _BYTES_PER_TOKEN),
-        output=math.ceil(output_bytes / _BYTES_PER_TOKEN),
-        reasoning=math.ceil(reasoning_bytes / _BYTES_PER_TOKEN),
+        output=min(math.ceil(output_bytes / _BYTES_PER_TOKEN), max_output_tokens - reasoning),
+        reasoning=reasoning,
     )
 
 

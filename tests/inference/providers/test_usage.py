@@ -183,8 +183,13 @@ def test_the_worst_case_is_more_than_the_bytes() -> None:
 
 
 @settings(deadline=None)
-@given(st.text())
-def test_an_estimate_is_never_worse_than_the_worst_case(text: str) -> None:
-    """So that a reservation holds it."""
-    request = ChatRequest((Message("user", text),), 1)
-    assert estimated_usage(prompt_bytes(request), 0).uncached_input < worst_case(request).uncached_input
+@given(st.text(), st.integers(0, 5000), st.integers(0, 5000), st.integers(1, 1000))
+def test_an_estimate_is_never_worse_than_the_worst_case(text: str, written: int, thought: int, limit: int) -> None:
+    """So that a reservation holds it, however many bytes a token of the answer stands for."""
+    request = ChatRequest((Message("user", text),), limit)
+    estimate, worst = (
+        estimated_usage(prompt_bytes(request), written, thought, max_output_tokens=limit),
+        worst_case(request),
+    )
+    assert estimate.uncached_input < worst.uncached_input
+    assert estimate.output + estimate.reasoning <= worst.output
