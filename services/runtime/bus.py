@@ -11,6 +11,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -33,6 +34,7 @@ from nats.js.api import (
 from services.contracts.events import Event
 from services.contracts.failures import Busy
 from services.contracts.streams import BucketSpec, StreamSpec
+from services.runtime.acked import Outgoing, Publisher, bus_away
 from services.runtime.buckets import Bucket
 from services.runtime.counters import Counters
 from services.runtime.delivery import DeadLetters, E, Puller, Subscription, Worker
@@ -42,6 +44,8 @@ from services.runtime.settings import BusSettings
 from services.runtime.telemetry import log
 
 _PUBLISH_ATTEMPTS = 3
+"""As many times the publish timeout an event is told again and again."""
+_PAUSES_S = (0.1, 0.2, *[0.5] * 30)
 _PENDING_BYTES = 64 * 1024 * 1024
 
 
@@ -50,7 +54,8 @@ class Bus:
 
     def __init__(self, client: Client, settings: BusSettings) -> None:
         self._js = client.jetstream(timeout=settings.publish_timeout.total_seconds())
-        self._counters = Counters(client, self._js, settings.publish_timeout)
+        self.publisher = Publisher(client, settings.publish_timeout)
+        self._counters = Counters(self.publisher, self._js, settings.publish_timeout)
         self._settings = settings
         self._dead_letters = DeadLetters(self._publish)
 
@@ -80,15 +85,18 @@ class Bus:
         return self._counters
 
     async def _publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
-        for attempt in range(1, _PUBLISH_ATTEMPTS + 1):
+        message = Outgoing(subject, payload, headers)
+        until = time.monotonic() + _PUBLISH_ATTEMPTS * self._settings.publish_timeout.total_seconds()
+        for pause_s in _PAUSES_S:
             try:
-                await self._js.publish(subject, payload, headers=headers)
-            except (nats.errors.Error, TimeoutError) as error:
-                if attempt == _PUBLISH_ATTEMPTS:
-                    raise Busy("BUS_AWAY", "the bus does not acknowledge; try again") from error
-                await asyncio.sleep(0.1 * attempt)
+                await self.publisher.publish([message])
+            except Busy:
+                if time.monotonic() + pause_s > until:
+                    raise
+                await asyncio.sleep(pause_s)
             else:
                 return
+        raise bus_away()
 
     async def bucket(self, spec: BucketSpec) -> Bucket:
         """A bucket that exists (see apply_streams).
@@ -268,7 +276,7 @@ async def connected(url: str, settings: BusSettings, name: str) -> AsyncIterator
             await client.close()
         raise Busy("BUS_AWAY", "no NATS server answers at the configured URL") from error
     bus = Bus(client, settings)
-    losing.append(bus.counters.lose)
+    losing.append(bus.publisher.lose)
     try:
         yield bus
     finally:

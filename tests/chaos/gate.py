@@ -1,4 +1,4 @@
-"""A door between a process and its nats-server that shuts for good before a certain word passes."""
+"""A door between a process and its nats-server that shuts for good when a certain word comes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,11 +10,13 @@ _AT_ONCE = 1 << 16
 
 
 class Gate:
-    """Hands on what the process sends until a command holds `word`: that one and all later bytes are kept."""
+    """Hands on what the process sends until a command holds `word`; what comes later is dropped."""
 
-    def __init__(self, url: str, word: bytes) -> None:
+    def __init__(self, url: str, word: bytes, *, passes: bool) -> None:
+        """`passes`: whether that command itself is handed on."""
         self._to = urlsplit(url)
         self._word = word
+        self._passes = passes
         self.url = ""
         """Of the bus, as the process behind the gate sees it."""
         self.shut = asyncio.Event()
@@ -36,7 +38,7 @@ class Gate:
                 if self.shut.is_set():
                     continue
                 if (found := data.find(self._word)) >= 0:
-                    data = data[: data.rfind(_COMMAND, 0, found)]
+                    data = data if self._passes else data[: data.rfind(_COMMAND, 0, found)]
                     self.shut.set()
                 to_nats.write(data)
                 await to_nats.drain()

@@ -29,7 +29,7 @@ CALLERS = 16
 AT_RANDOM = scaled(1, 12)
 """Processes that are killed at a moment nobody chose."""
 LONG_ENOUGH_S = 1.5
-SETTINGS = {} if FULL else {"HEADWATER_INFERENCE__ADMISSION__SILENCE": "0"}
+SETTINGS = {} if FULL else {"HEADWATER_INFERENCE__ADMISSION__SILENCE": "PT0S"}
 """At full size the dead are waited for as long as in production."""
 
 
@@ -88,7 +88,7 @@ async def test_nothing_stays_reserved_and_every_call_is_accounted(tmp_path: Path
     phases: Counter[str] = Counter()
     async with _scene(tmp_path) as scene:
         await scene.process("survivor")
-        for kill in (_while_it_waits, _while_it_settles, _between_telling_and_settling):
+        for kill in (_while_it_waits, _while_the_bus_stands_still, _before_settling, _while_settling):
             phases += await kill(scene)
         assert phases.keys() == {
             *("before reserving", "reserved", "asked", "answering", "answered", "told", "settled"),
@@ -139,27 +139,36 @@ async def _while_it_waits(scene: Scene) -> "Counter[str]":
     return await _killed(scene, inference, numbers)
 
 
-async def _while_it_settles(scene: Scene) -> "Counter[str]":
-    """The bus holds still: one call's usage and another's reservation lie unread when their process dies."""
-    inference = await scene.process("settling")
+async def _while_the_bus_stands_still(scene: Scene) -> "Counter[str]":
+    """One call's usage and another's reservation lie unread when their process dies."""
+    inference = await scene.process("standing-still")
     # Its key is known to the process from then on.
     await scene.begun[scene.ask(inference)]
     await scene.upstream.control(Order(upcoming=(Conduct(latency=Latency(median_s=LONG_ENOUGH_S)),)))
-    settling = scene.ask(inference)
-    await until(lambda: _asked_of(scene, settling))
+    telling = scene.ask(inference)
+    await until(lambda: _asked_of(scene, telling))
     os.kill(scene.shared.nats_pid, signal.SIGSTOP)
     reserving = scene.ask(inference)
-    await until(lambda: _answered(scene, settling))
+    await until(lambda: _answered(scene, telling))
     await asyncio.sleep(0.3)
     inference.process.kill()
     os.kill(scene.shared.nats_pid, signal.SIGCONT)
-    return await _killed(scene, inference, [settling, reserving])
+    return await _killed(scene, inference, [telling, reserving])
 
 
-async def _between_telling_and_settling(scene: Scene) -> "Counter[str]":
+async def _before_settling(scene: Scene) -> "Counter[str]":
     """The usage is stored and the reservation open."""
-    async with Gate(scene.shared.url, b"Hw-Phase: settle").open() as gate:
-        inference = await scene.process("told", HEADWATER_BUS__URL=gate.url)
+    return await _at_the_gate(scene, passes=False)
+
+
+async def _while_settling(scene: Scene) -> "Counter[str]":
+    """The reservation is settled and the process does not know."""
+    return await _at_the_gate(scene, passes=True)
+
+
+async def _at_the_gate(scene: Scene, *, passes: bool) -> "Counter[str]":
+    async with Gate(scene.shared.url, b"Hw-Phase: settle", passes=passes).open() as gate:
+        inference = await scene.process(f"gated-{passes}", HEADWATER_BUS__URL=gate.url)
         number = scene.ask(inference)
         await asyncio.wait_for(gate.shut.wait(), 30)
         return await _killed(scene, inference, [number])

@@ -1,0 +1,156 @@
+"""Publishing to streams: several messages are sent together, and their acknowledgements awaited in one round trip.
+
+What ``JetStreamContext.publish`` of nats-py does for one message at a time, at a third of its CPU: publishing is half
+of what a small request costs.
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import count
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from services.contracts.failures import Busy
+
+_MOST_TOGETHER = 64
+_NO_STREAM = b'{"error": {"description": "no stream has this subject"}}'
+_NO_HEADERS: Mapping[str, str] = {}
+
+Acknowledgement = Mapping[str, Any]
+"""Of one message, as the server writes it: stream, seq and, where they apply, duplicate and val."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message for a stream."""
+
+    subject: str
+    payload: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=lambda: _NO_HEADERS)
+    """Values without line breaks."""
+
+
+class _Batch:
+    """Messages that were sent together."""
+
+    __slots__ = ("answers", "done", "missing")
+
+    def __init__(self, size: int) -> None:
+        self.answers: list[Acknowledgement] = [{}] * size
+        self.missing = size
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def put(self, place: int, payload: bytes) -> None:
+        if self.done.done() or self.answers[place]:
+            return
+        answer: Acknowledgement = json.loads(payload or _NO_STREAM)
+        if "error" in answer:
+            description = answer["error"].get("description", "no reason given")
+            self.done.set_exception(Busy("BUS_REFUSED", f"the bus refused a message: {description}"))
+            return
+        self.answers[place] = answer
+        self.missing -= 1
+        if not self.missing:
+            self.done.set_result(None)
+
+    def expire(self) -> None:
+        if not self.done.done():
+            self.done.set_exception(bus_away())
+
+
+class Publisher:
+    """Publishes on one connection. Every method raises ``Busy`` when the bus does not answer."""
+
+    def __init__(self, client: Client, timeout: timedelta) -> None:
+        self._client = client
+        self._timeout_s = timeout.total_seconds()
+        self._inbox = client.new_inbox()
+        self._listening: asyncio.Task[None] | None = None
+        self._numbers = count(1)
+        self._batches: dict[int, _Batch] = {}
+
+    async def publish(self, messages: Sequence[Outgoing]) -> list[Acknowledgement]:
+        """Sends all of them, 64 at most, and returns their acknowledgements, in their order.
+
+        The server receives them in their order: when a process dies in between, it is the last ones that are missing.
+        When this fails or is cancelled, each of them may have been stored or not, now or a moment later.
+        """
+        if not messages:
+            return []
+        self.check_connected()
+        if self._listening is None or (self._listening.done() and self._listening.exception() is not None):
+            self._listening = asyncio.create_task(self._listen())
+        if not self._listening.done():
+            await asyncio.shield(self._listening)
+        number, batch = next(self._numbers), _Batch(len(messages))
+        self._batches[number] = batch
+        first = number * _MOST_TOGETHER
+        timer = asyncio.get_running_loop().call_later(self._timeout_s, batch.expire)
+        try:
+            await self._send(
+                [self._command(message, f"{self._inbox}.{first + n}") for n, message in enumerate(messages)]
+            )
+            await batch.done
+        finally:
+            timer.cancel()
+            del self._batches[number]
+        return batch.answers
+
+    async def post(self, messages: Sequence[Outgoing]) -> None:
+        """Sends them and awaits no answer: for what may be lost when the bus is away."""
+        if messages and self._client.is_connected:
+            await self._send([self._command(message, "") for message in messages])
+
+    def lose(self) -> None:
+        """The connection is lost: what was sent and not answered never will be."""
+        for batch in self._batches.values():
+            batch.expire()
+
+    def check_connected(self) -> None:
+        """Raises ``Busy`` while there is no connection: nothing would be sent."""
+        # The client would keep what it is given and send it after it has connected again, when nobody waits any more.
+        if not self._client.is_connected:
+            raise bus_away()
+
+    def _command(self, message: Outgoing, reply: str) -> bytes:
+        """What publishes `message` (HPUB of the NATS client protocol)."""
+        lines = "".join([f"{name}: {value}\r\n" for name, value in message.headers.items()])
+        header = f"NATS/1.0\r\n{lines}\r\n".encode()
+        size = len(header) + len(message.payload)
+        if size > self._client.max_payload:
+            raise Busy(
+                "MESSAGE_TOO_LARGE", f"the message has {size} bytes, and the bus takes {self._client.max_payload}"
+            )
+        start = f"HPUB {message.subject} {reply} {len(header)} {size}\r\n".encode()
+        return b"%b%b%b\r\n" % (start, header, message.payload)
+
+    async def _send(self, commands: Sequence[bytes]) -> None:
+        # What Client.publish does for one message, here for several at once.
+        try:
+            await self._client._send_command(b"".join(commands))
+            if self._client._flush_queue is not None and self._client._flush_queue.empty():
+                await self._client._flush_pending()
+        except nats.errors.Error as error:
+            raise bus_away() from error
+
+    async def _listen(self) -> None:
+        try:
+            await self._client.subscribe(f"{self._inbox}.*", cb=self._on_answer)
+        except nats.errors.Error as error:
+            raise bus_away() from error
+
+    async def _on_answer(self, message: Msg) -> None:
+        number, place = divmod(int(message.subject[len(self._inbox) + 1 :]), _MOST_TOGETHER)
+        if (batch := self._batches.get(number)) is not None:
+            batch.put(place, message.data)
+
+
+def bus_away() -> Busy:
+    """The bus does not answer."""
+    return Busy("BUS_AWAY", "the bus does not answer; try again")
