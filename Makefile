@@ -12,7 +12,7 @@ DOCS ?= examples
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo up test check generate lock clean
+.PHONY: help setup demo up test chaos check generate lock clean
 
 help: ## show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -36,6 +36,9 @@ up: $(READY) ## run everything and print how to call it
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest
+
+chaos: $(READY) ## run the chaos tests at full size and show what they measured
+	HEADWATER_CHAOS=full timeout 1800 $(BIN)/python -m pytest tests/chaos -o log_cli=true -o log_cli_level=INFO
 
 check: $(READY) ## lint, types, import rules, protos, generated code
 	ruff check .

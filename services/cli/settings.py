@@ -1,5 +1,6 @@
 """All settings of a process, read from the environment: HEADWATER_<SECTION>__<NAME>."""
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -107,8 +108,18 @@ def _flattened(section: BaseModel, path: tuple[str, ...]) -> Iterator[Shown]:
             yield from _flattened(value, where)
         else:
             changed = value != field.get_default(call_default_factory=True)
-            shown = "" if value is None else _QUERY.sub(r"\1?***", _USER_INFO.sub("//***@", str(value)))
+            shown = _QUERY.sub(r"\1?***", _USER_INFO.sub("//***@", _as_set(value)))
             yield Shown(_variable(where), shown, field.description or "", changed)
+
+
+def _as_set(value: object) -> str:
+    """As it would be written in the environment, with stars for secrets."""
+    if value is None:
+        return ""
+    if isinstance(value, dict):
+        plain = {key: v.model_dump(mode="json", exclude_unset=True) for key, v in value.items()}
+        return json.dumps(plain)
+    return str(value)
 
 
 def _variable(path: tuple[str | int, ...]) -> str:

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
+from services.runtime.background import background
 from services.runtime.buckets import Bucket, Entry
-from services.runtime.seen_through import ended
 from services.runtime.telemetry import log
 
 V = TypeVar("V")
@@ -37,11 +37,8 @@ class Mirror(Generic[V]):
             Busy: the bus is away.
         """
         await self._refill()
-        tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._keep_refilling())]
-        try:
+        async with background(self._follow(), self._keep_refilling()):
             yield
-        finally:
-            await ended(*tasks)
 
     async def _refill(self) -> None:
         before = dict(self._revisions)

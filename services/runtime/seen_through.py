@@ -9,8 +9,6 @@ from services.runtime.telemetry import log
 
 T = TypeVar("T")
 
-_ASK_AGAIN_S = 0.5
-
 _unfinished: set["asyncio.Task[Any]"] = set()
 
 
@@ -24,18 +22,6 @@ async def seen_through(work: Coroutine[Any, Any, T]) -> T:
     except asyncio.CancelledError:
         task.add_done_callback(_log_failure)
         raise
-
-
-async def ended(*tasks: "asyncio.Task[Any]") -> None:
-    """Cancels `tasks` until they have ended.
-
-    The NATS client swallows a cancellation that comes while it flushes, so asking once may not be enough.
-    """
-    left = set(tasks)
-    while left:
-        for task in left:
-            task.cancel()
-        _, left = await asyncio.wait(left, timeout=_ASK_AGAIN_S)
 
 
 async def until_all_seen_through(limit: timedelta) -> None:

@@ -18,7 +18,7 @@ _TEXTS = (
     "../../../etc/passwd",
     "'; DROP TABLE headwater.usage_events; --",
     "{{7*7}}",
-    "𝕳\u202e\ufeff",
+    "𝕳\u202e\ufeff",  # noqa: RUF001 - hostile on purpose
     "a" * 129,
     "ü" * 5000,
     "NaN",

@@ -1,8 +1,12 @@
 """How hard the chaos tests shake: small by default, at full size with HEADWATER_CHAOS=full (`make chaos`)."""
 
+import logging
 import os
 
 FULL = os.environ.get("HEADWATER_CHAOS") == "full"
+
+measured = logging.getLogger("chaos")
+"""What a test measured; `make chaos` shows it."""
 
 
 def scaled(small: int, full: int) -> int:

@@ -13,7 +13,7 @@ import grpc
 from services.contracts.events import TokenUsage
 from tests.chaos.calls import asked, generate
 from tests.chaos.cluster import Cluster, channel_to, cluster, deployment, merged
-from tests.chaos.scale import scaled
+from tests.chaos.scale import measured, scaled
 from tests.upstream.answers import Reply
 from tests.upstream.misbehaviour import Conduct, Latency, Mix, Order, Share
 from tests.upstream.process import upstream_process
@@ -58,7 +58,10 @@ async def test_spend_never_passes_the_cap_and_reaches_97_percent_of_it(tmp_path:
         spent, reserved = await shared.account()
         told = list(merged(await shared.told()).values())
         calls = (await upstream.ledger())["calls"]
-    print(f"{spent} of {CAP_USD} spent ({spent / CAP_USD:.2%}) with {answered} answers and {len(calls)} upstream calls")
+    measured.info(
+        "%s of %s dollars spent (%.2f %%) with %d answers and %d upstream calls",
+        *(spent, CAP_USD, 100 * spent / CAP_USD, answered, len(calls)),
+    )
     assert spent == sum(usage.cost_usd for usage in told)
     assert reserved == 0
     assert CAP_USD * 97 / 100 <= spent <= CAP_USD
@@ -83,5 +86,5 @@ async def _spend(shared: Cluster, channel: grpc.aio.Channel, caller: int) -> int
         outcome = await generate(channel, shared, request)
         if outcome.reason == "BUDGET_EXHAUSTED":
             return calls
-        assert outcome.answer is not None or outcome.reason in {"CASCADE_FAILED"}, outcome
+        assert outcome.answer is not None or outcome.reason == "CASCADE_FAILED", outcome
         calls += 1

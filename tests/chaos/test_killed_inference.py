@@ -7,7 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -18,7 +18,7 @@ from services.contracts.prices import Price
 from tests.chaos.calls import Outcome, asked, asked_as_stream, generate, generate_stream, input_tokens
 from tests.chaos.cluster import PRICE, Cluster, Inference, channel_to, cluster, deployment, merged, until
 from tests.chaos.gate import Gate
-from tests.chaos.scale import FULL, scaled
+from tests.chaos.scale import FULL, measured, scaled
 from tests.upstream.answers import Reply
 from tests.upstream.misbehaviour import Conduct, Latency, Order
 from tests.upstream.process import RemoteUpstream, upstream_process
@@ -31,6 +31,9 @@ AT_RANDOM = scaled(1, 12)
 LONG_ENOUGH_S = 1.5
 SETTINGS = {} if FULL else {"HEADWATER_INFERENCE__ADMISSION__SILENCE": "PT0S"}
 """At full size the dead are waited for as long as in production."""
+
+
+ALL_PHASES = {"before reserving", "reserved", "asked", "answering", "answered", "told", "settled"}
 
 
 @dataclass(slots=True)
@@ -46,6 +49,10 @@ class Scene:
         only = deployment("only", self.upstream.url, concurrency=concurrency, queue_wait=60)
         model = {"deployments": [only], "retry": {"max_attempts": 1}}
         return await self.shared.start(name, model, SETTINGS | settings)
+
+    def gate(self, *, passes: bool) -> AbstractAsyncContextManager[Gate]:
+        """A gate that shuts when a call is settled."""
+        return Gate(self.shared.url, b"Hw-Phase: settle", passes=passes).open()
 
     def ask(self, inference: Inference, *, stream: bool = False) -> int:
         """Begins a call; returns its number."""
@@ -85,24 +92,28 @@ class Scene:
 
 async def test_nothing_stays_reserved_and_every_call_is_accounted(tmp_path: Path) -> None:
     """Exactly, or flagged as an estimate; never twice. The reservations are gone within the lease."""
-    phases: Counter[str] = Counter()
-    async with _scene(tmp_path) as scene:
-        await scene.process("survivor")
-        for kill in (_while_it_waits, _while_the_bus_stands_still, _before_settling, _while_settling):
-            phases += await kill(scene)
-        assert phases.keys() == {
-            *("before reserving", "reserved", "asked", "answering", "answered", "told", "settled"),
-        }
+    async with _scene(tmp_path) as scene, scene.gate(passes=False) as before, scene.gate(passes=True) as behind:
+        _, waiting, idle, telling, settling = await asyncio.gather(
+            scene.process("survivor"),
+            scene.process("waiting", concurrency=3),
+            scene.process("idle"),
+            scene.process("telling", HEADWATER_BUS__URL=before.url),
+            scene.process("settling", HEADWATER_BUS__URL=behind.url),
+        )
+        phases = await _while_it_waits(scene, waiting)
+        phases += await _while_the_bus_stands_still(scene, idle)
+        phases += await _at_the_gate(scene, telling, before)
+        phases += await _at_the_gate(scene, settling, behind)
+        assert phases.keys() == ALL_PHASES
         for number in range(AT_RANDOM):
             phases += await _at_random(scene, random.Random(SEED + number))
         killed_at = time.monotonic()
         await until(lambda: _nothing_is_open(scene.shared), LEASE_S)
         after_s = time.monotonic() - killed_at
         told, ledger = await scene.shared.told(), await scene.ledger()
-        spent, reserved = await scene.shared.account()
+        spent, _ = await scene.shared.account()
         outcomes = await asyncio.gather(*scene.begun.values())
-    print(f"killed in {dict(phases)}; nothing reserved {after_s:.0f} s after the last; {_summary(ledger, told)}")
-    assert reserved == 0
+    measured.info("killed in %s; nothing reserved %.0f s after the last", dict(phases), after_s)
     _check_each_call(ledger, told)
     # What the reconciler settled at the worst case stays at that, though the truth was told before.
     settled = {usage.event_id: usage.cost_usd for usage in sorted(told, key=lambda usage: usage.provisional)}
@@ -121,9 +132,8 @@ async def _scene(folder: Path) -> AsyncIterator[Scene]:
         yield Scene(shared, upstream)
 
 
-async def _while_it_waits(scene: Scene) -> "Counter[str]":
+async def _while_it_waits(scene: Scene, inference: Inference) -> "Counter[str]":
     """Calls wait for the upstream, in the middle of its answer, for their turn, and unread."""
-    inference = await scene.process("waiting", concurrency=3)
     later = Conduct(latency=Latency(median_s=LONG_ENOUGH_S))
     numbers = []
     for conduct, stream in ((Conduct(fault="stall"), False), (Conduct(fault="stall_half_way"), True), (later, False)):
@@ -139,9 +149,8 @@ async def _while_it_waits(scene: Scene) -> "Counter[str]":
     return await _killed(scene, inference, numbers)
 
 
-async def _while_the_bus_stands_still(scene: Scene) -> "Counter[str]":
+async def _while_the_bus_stands_still(scene: Scene, inference: Inference) -> "Counter[str]":
     """One call's usage and another's reservation lie unread when their process dies."""
-    inference = await scene.process("standing-still")
     # Its key is known to the process from then on.
     await scene.begun[scene.ask(inference)]
     await scene.upstream.control(Order(upcoming=(Conduct(latency=Latency(median_s=LONG_ENOUGH_S)),)))
@@ -156,22 +165,11 @@ async def _while_the_bus_stands_still(scene: Scene) -> "Counter[str]":
     return await _killed(scene, inference, [telling, reserving])
 
 
-async def _before_settling(scene: Scene) -> "Counter[str]":
-    """The usage is stored and the reservation open."""
-    return await _at_the_gate(scene, passes=False)
-
-
-async def _while_settling(scene: Scene) -> "Counter[str]":
-    """The reservation is settled and the process does not know."""
-    return await _at_the_gate(scene, passes=True)
-
-
-async def _at_the_gate(scene: Scene, *, passes: bool) -> "Counter[str]":
-    async with Gate(scene.shared.url, b"Hw-Phase: settle", passes=passes).open() as gate:
-        inference = await scene.process(f"gated-{passes}", HEADWATER_BUS__URL=gate.url)
-        number = scene.ask(inference)
-        await asyncio.wait_for(gate.shut.wait(), 30)
-        return await _killed(scene, inference, [number])
+async def _at_the_gate(scene: Scene, inference: Inference, gate: Gate) -> "Counter[str]":
+    """The usage is stored; the reservation is still open, or it is settled and the process does not know."""
+    number = scene.ask(inference)
+    await asyncio.wait_for(gate.shut.wait(), 30)
+    return await _killed(scene, inference, [number])
 
 
 async def _at_random(scene: Scene, dice: random.Random) -> "Counter[str]":
@@ -219,27 +217,19 @@ async def _nothing_is_open(shared: Cluster) -> bool:
 
 
 def _check_each_call(ledger: dict[int, dict[str, Any]], told: list[UsageSettled]) -> None:
-    twice = {key: n for key, n in Counter((usage.event_id, usage.provisional) for usage in told).items() if n > 1}
+    """Each of the upstream's calls has one usage: the truth, or one that is flagged and no less."""
+    twice = {key for key, times in Counter((usage.event_id, usage.provisional) for usage in told).items() if times > 1}
     assert not twice
     usages = merged(told).values()
     by_number = {int(usage.outcome_id): usage for usage in usages}
     assert len(by_number) == len(usages), "a request asks the upstream once"
     assert ledger.keys() <= by_number.keys()
-    price = Price.model_validate(PRICE)
-    for number, usage in by_number.items():
-        if number not in ledger:
-            assert usage.provisional
-        elif not usage.estimated:
-            assert usage.tokens == TokenUsage.model_validate(ledger[number]["billed"])
-        elif usage.provisional:
-            assert usage.cost_usd >= price.cost_usd(TokenUsage.model_validate(ledger[number]["billed"]))
-
-
-def _summary(ledger: dict[int, dict[str, Any]], told: list[UsageSettled]) -> str:
-    usages = merged(told).values()
-    exact = sum(not usage.estimated for usage in usages)
-    provisional = sum(usage.provisional for usage in usages)
-    return (
-        f"{len(ledger)} upstream calls accounted: {exact} exact, {len(usages) - exact} flagged, {provisional} of them "
-        f"provisional, {len(usages) - len(ledger)} of those for calls that were not made"
+    assert all(usage.provisional for number, usage in by_number.items() if number not in ledger)
+    for number, call in ledger.items():
+        usage, billed = by_number[number], TokenUsage.model_validate(call["billed"])
+        assert usage.estimated or usage.tokens == billed
+        assert not usage.provisional or usage.cost_usd >= Price.model_validate(PRICE).cost_usd(billed)
+    measured.info(
+        "%d upstream calls: %d exact, the others flagged; %d usages for calls that were not made, flagged as well",
+        *(len(ledger), sum(not usage.estimated for usage in usages), len(usages) - len(ledger)),
     )

@@ -1,5 +1,6 @@
 """Settings: mistakes are found before anything starts, and secrets are never shown."""
 
+import json
 import subprocess
 import sys
 
@@ -45,6 +46,16 @@ def test_a_wrong_setting_is_named_in_one_line(variable: str, value: str) -> None
     assert variable.rsplit("__", 1)[0] in done.stderr
 
 
+ENDPOINT = {
+    "base_url": f"http://u:{SECRET}@h/v1",
+    "model": "m",
+    "api_key": SECRET,
+    "headers": {"x-key": SECRET},
+    "query": {"key": SECRET},
+}
+MODELS = json.dumps({"large": {"deployments": [{"name": "only", "endpoint": ENDPOINT}]}})
+
+
 def test_no_secret_is_shown() -> None:
     """Neither secrets nor what a URL may carry of them."""
     done = check(
@@ -54,9 +65,7 @@ def test_no_secret_is_shown() -> None:
             "HEADWATER_KNOWLEDGE__STORE__QDRANT_URL": f"http://h:6333?key={SECRET}",
             "HEADWATER_KNOWLEDGE__STORE__QDRANT_API_KEY": SECRET,
             "HEADWATER_METERING__CLICKHOUSE_DSN": f"clickhouse://u:{SECRET}@h:8123",
-            "HEADWATER_INFERENCE__ENDPOINT__BASE_URL": f"http://u:{SECRET}@h/v1?key={SECRET}",
-            "HEADWATER_INFERENCE__ENDPOINT__MODEL": "m",
-            "HEADWATER_INFERENCE__ENDPOINT__API_KEY": SECRET,
+            "HEADWATER_INFERENCE__MODELS": MODELS,
         },
         "--json",
     )

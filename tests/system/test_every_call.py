@@ -262,7 +262,10 @@ def _negative(message: Message) -> None:
     """Sets every number to less than any rule allows and every enum to a number nobody declared."""
     for field in message.DESCRIPTOR.fields:
         if field.cpp_type in {field.CPPTYPE_INT32, field.CPPTYPE_INT64, field.CPPTYPE_FLOAT, field.CPPTYPE_DOUBLE}:
-            setattr(message, field.name, -(2**31))
+            if field.is_repeated:
+                getattr(message, field.name).append(-(2**31))
+            else:
+                setattr(message, field.name, -(2**31))
         elif field.cpp_type == field.CPPTYPE_ENUM and field.is_repeated:
             getattr(message, field.name).append(999)
         elif field.cpp_type == field.CPPTYPE_ENUM:

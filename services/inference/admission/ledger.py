@@ -15,8 +15,8 @@ from services.contracts.failures import Busy
 from services.contracts.streams import LEDGER_STREAM
 from services.inference.admission.holds import Hold, LedgerLine, LedgerRecord, Phase, settle_id
 from services.inference.admission.owners import Owner
+from services.runtime.background import ended
 from services.runtime.counters import Added, Addition, AdditionRecord, Counters
-from services.runtime.seen_through import ended
 from services.runtime.telemetry import log
 
 _PAUSES_S = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)

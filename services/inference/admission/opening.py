@@ -1,6 +1,5 @@
 """How admission is wired."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -17,9 +16,9 @@ from services.inference.admission.owners import Owner, Roster
 from services.inference.admission.reconciler import Lease, Reconciler
 from services.inference.admission.settings import AdmissionSettings
 from services.inference.admission.thresholds import Thresholds
+from services.runtime.background import background
 from services.runtime.bus import Bus
 from services.runtime.mirror import Mirror
-from services.runtime.seen_through import ended
 from services.runtime.telemetry import log
 
 _DRAIN = timedelta(seconds=5)
@@ -62,15 +61,6 @@ async def admitting(
         await stack.enter_async_context(tenants.watching())
         await stack.enter_async_context(budgets.watching())
         await stack.enter_async_context(owner.beating(settings.beat_interval))
-        await stack.enter_async_context(_reconciling(reconciler, settings.reconcile_interval))
+        await stack.enter_async_context(background(reconciler.run(settings.reconcile_interval)))
         stack.push_async_callback(ledger.finished, _DRAIN)
         yield Admission(bus.counters, ledger, Book(settings, tenants, budgets), thresholds, clock)
-
-
-@asynccontextmanager
-async def _reconciling(reconciler: Reconciler, interval: timedelta) -> AsyncIterator[None]:
-    task = asyncio.create_task(reconciler.run(interval))
-    try:
-        yield
-    finally:
-        await ended(task)

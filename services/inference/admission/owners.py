@@ -14,9 +14,9 @@ from uuid import uuid4
 
 from services.contracts.failures import Busy, Conflict, Failure
 from services.contracts.streams import BEATS_BUCKET, LEDGER_STREAM
+from services.runtime.background import background
 from services.runtime.buckets import Bucket
 from services.runtime.counters import Counters
-from services.runtime.seen_through import ended
 from services.runtime.telemetry import log
 
 OWNER_KEYS = "owner.>"
@@ -46,11 +46,10 @@ class Owner:
             Busy: the bus is away.
         """
         await self.beat()
-        task = asyncio.create_task(self._run(interval))
         try:
-            yield
+            async with background(self._run(interval)):
+                yield
         finally:
-            await ended(task)
             await self._leave()
 
     def check_alive(self) -> None:

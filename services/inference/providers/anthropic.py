@@ -84,7 +84,7 @@ class AnthropicDialect:
 
     def query(self) -> dict[str, str]:
         """Whatever is set."""
-        return self._settings.query
+        return self._settings.query_values
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
         """The request's body; messages of the system are told ahead of all others.

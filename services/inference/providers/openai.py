@@ -105,7 +105,7 @@ class OpenAIDialect:
     def query(self) -> dict[str, str]:
         """Azure's api-version and whatever is set."""
         version = {"api-version": self._settings.api_version} if self._settings.api_version else {}
-        return {**version, **self._settings.query}
+        return {**version, **self._settings.query_values}
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
         """The request's body."""

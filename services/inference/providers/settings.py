@@ -58,7 +58,7 @@ class EndpointSettings(Section):
         pattern=r"^[A-Za-z0-9._-]{1,40}$",
         description="openai: Azure's api-version parameter; anthropic: the anthropic-version header",
     )
-    query: dict[str, str] = Field(default_factory=dict, description="further query parameters of every request")
+    query: dict[str, SecretStr] = Field(default_factory=dict, description="further query parameters of every request")
     body: dict[str, Any] = Field(
         default_factory=dict, description="further fields of every request, such as reasoning_effort or thinking"
     )
@@ -87,6 +87,11 @@ class EndpointSettings(Section):
     def priced_as(self) -> str:
         """The provider whose prices apply."""
         return self.provider or self.protocol
+
+    @property
+    def query_values(self) -> dict[str, str]:
+        """The query parameters as they are sent."""
+        return {name: value.get_secret_value() for name, value in self.query.items()}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
