@@ -50,6 +50,13 @@ async def ask(
     ] = None,
     max_tokens: Annotated[int, typer.Option(help="Most tokens a stage may write; 0: the server's default.", min=0)] = 0,
     feature: Annotated[str, typer.Option(help="The product feature that asks, for cost reports.")] = "",
+    target_quality: Annotated[
+        float | None,
+        typer.Option(help="The quality wanted; the last stage's is 1.", min=0, max=1, metavar="SHARE"),
+    ] = None,
+    max_cost: Annotated[str, typer.Option(help="The most it may cost, in US dollars.", metavar="USD")] = "",
+    max_stage: Annotated[str, typer.Option(help="The last stage that may be asked.")] = "",
+    outcome: Annotated[str, typer.Option(help="What it works towards, such as a ticket, for cost reports.")] = "",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The answer alone, without its account.")] = False,
 ) -> Exit | None:
     """Answer a question from the tenant's documents, by the smallest model that is good enough.
@@ -57,7 +64,14 @@ async def ask(
     With --json each event is a line: {"stage": …}, {"delta": …} and, last, {"answer": …}.
     """
     request = inference_pb2.GenerateStreamRequest(
-        question=question, document_ids=document or (), feature=feature, max_output_tokens=max_tokens
+        question=question,
+        document_ids=document or (),
+        feature=feature,
+        max_output_tokens=max_tokens,
+        limits=inference_pb2.Limits(
+            target_quality=target_quality, max_cost_usd=max_cost.lstrip("$"), max_stage=max_stage
+        ),
+        attribution=inference_pb2.Attribution(outcome_id=outcome),
     )
     answer = await (_tell_events(session, request) if session.json else _tell_words(session, request))
     if not (session.json or quiet):
@@ -133,12 +147,15 @@ def _stages(answer: inference_pb2.Answer) -> Table:
     listing = table("STAGE", "DECISION", ("CONFIDENCE", "right"), ("TIME", "right"), ("COST $", "right"), "WHY")
     for report, cost in zip(answer.stages, aligned([report.cost_usd for report in answer.stages]), strict=True):
         decision = enum_word(inference_pb2.StageDecision.DESCRIPTOR, report.decision)
-        failed = report.decision == inference_pb2.STAGE_DECISION_FAILED
+        judged = report.decision in {
+            inference_pb2.STAGE_DECISION_ACCEPTED,
+            inference_pb2.STAGE_DECISION_ESCALATED,
+        }
         sign = "≥" if report.confidence >= report.threshold else "<"
         listing.add_row(
             plain(report.stage),
             state(decision),
-            "" if failed else f"{report.confidence:.2f} {sign} {report.threshold:.2f}",
+            f"{report.confidence:.2f} {sign} {report.threshold:.2f}" if judged else "",
             _time(report.latency_ms),
             f"~{cost}" if report.estimated else cost,
             plain(report.reason),
@@ -157,4 +174,7 @@ def _verdict(answer: inference_pb2.Answer) -> Text:
     verdict.append(" · cost ", style="dim").append(f"${usd(answer.cost_usd)}", style="bold")
     verdict.append(f" with ${usd(answer.retrieval_cost_usd)} for retrieval", style="dim")
     estimated = " · ~ is estimated" if any(report.estimated for report in answer.stages) else ""
-    return verdict.append(f"\nrequest {one_line(answer.request_id)}{estimated}", style="dim")
+    notes = " · a budget had no room for every stage" if answer.downgraded else ""
+    notes += "" if answer.target_quality_met else " · the quality wanted is not promised"
+    account = f"\npolicy {one_line(answer.policy)} · request {one_line(answer.request_id)}{estimated}{notes}"
+    return verdict.append(account, style="dim")
