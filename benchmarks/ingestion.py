@@ -16,7 +16,7 @@ from benchmarks.platform import running
 from benchmarks.report import Figure, arguments, measured, median_and_spread, progress
 
 TARGET = 0.85
-THREADS = "HEADWATER_KNOWLEDGE__EMBEDDING__TORCH_THREADS"
+THREADS = "HEADWATER_KNOWLEDGE__EMBEDDING__THREADS"
 
 
 async def ingestion(data: Path, runs: int, documents: int | None) -> list[Figure]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 TOKENS_WORTH_A_BATCH = 48
-"""What starting a batch costs, in tokens computed (MiniLM-L6 on two cores: 10 ms and 0.2 ms a token)."""
+"""What starting a batch costs, in tokens computed (MiniLM-L6: 10 ms and 0.2 ms a token)."""
 LOOK_AHEAD = 256
 """Waiting texts among which those of like length are sought; padding is waste."""
 

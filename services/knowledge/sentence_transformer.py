@@ -87,45 +87,46 @@ class _Model:
 
 
 class SentenceTransformerEmbedder:
-    """Embeds on one thread, questions before documents.
+    """Embeds several batches at a time, each on a thread of its own, questions before documents.
+
+    A batch that several threads share keeps them waiting for each other: on two cores two threads with a batch each
+    compute a quarter more than two threads with one.
 
     Texts are tokenized as they come, each kind on a thread of its own: what a text costs the model is known before it
     is batched, and no question waits for documents' tokens. Texts of all callers are put into small batches of like
-    length, so a question waits for one such batch at most.
+    length, so a question waits for one such batch at most, and the texts of questions are shared among idle threads.
     A token is whatever the model computes, its special tokens ([CLS], [SEP]) included.
     """
 
     provider = "local"
 
-    def __init__(self, name: str, model: _Model, thread: ThreadPoolExecutor, settings: EmbeddingSettings) -> None:
+    def __init__(self, name: str, model: _Model, settings: EmbeddingSettings) -> None:
         """Use `load`."""
         self.model = name
         self.dimension = model.dimension
         self.window_tokens = model.window_tokens
         self._model = model
-        self._thread = thread
         self._settings = settings
+        self._threads = settings.threads or _usable_cores()
+        self._computing = ThreadPoolExecutor(self._threads, "embedder", _compute_alone)
         self._tokenizing = {priority: ThreadPoolExecutor(1, f"tokenizer-{priority.name}") for priority in Priority}
         self._taken: Counter[Priority] = Counter()
         """Texts of callers that wait."""
         self._waiting: dict[Priority, list[_Text]] = {priority: [] for priority in Priority}
-        self._working: asyncio.Task[None] | None = None
+        self._workers: set[asyncio.Task[None]] = set()
+        self._busy = 0
+        """Workers that compute a batch."""
         self._closed = False
 
     @classmethod
     async def load(cls, settings: EmbeddingSettings) -> Self:
-        """Loads the model on its thread; takes seconds, most of them imports.
+        """Loads the model on a thread; takes seconds, most of them imports.
 
         Raises:
             Rejected: there is no such model, or it cannot be served as it would want prompts or has no fast tokenizer.
         """
-        thread = ThreadPoolExecutor(1, thread_name_prefix="embedder")
-        try:
-            model = await asyncio.get_running_loop().run_in_executor(thread, _load, settings)
-        except BaseException:
-            thread.shutdown(wait=False, cancel_futures=True)
-            raise
-        return cls(Path(settings.model).name, model, thread, settings)
+        model = await asyncio.to_thread(_load, settings)
+        return cls(Path(settings.model).name, model, settings)
 
     def token_spans(self, text: str) -> list[tuple[int, int]]:
         """Where each token of `text` starts and ends, in characters; the whole text, however long."""
@@ -161,8 +162,10 @@ class SentenceTransformerEmbedder:
         )
         waiting = self._waiting[priority]
         waiting.extend(_Text(call, position, ids) for position, ids in enumerate(token_ids))
-        if self._working is None or self._working.done():
-            self._working = asyncio.create_task(self._work(), name="embedder")
+        for _ in range(min(len(token_ids), self._threads - len(self._workers))):
+            worker = asyncio.create_task(self._work(), name="embedder")
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
         try:
             return await call.done
         finally:
@@ -170,25 +173,28 @@ class SentenceTransformerEmbedder:
                 waiting[:] = [text for text in waiting if text.call is not call]
 
     async def close(self) -> None:
-        """Ends once the batch in hand is done; what waits is refused."""
+        """Ends once the batches in hand are done; what waits is refused."""
         self._closed = True
         for waiting in self._waiting.values():
             _fail(waiting, _shutting_down())
             waiting.clear()
-        if self._working is not None:
-            await self._working
-        for thread in (self._thread, *self._tokenizing.values()):
-            thread.shutdown()
+        if self._workers:
+            await asyncio.wait(self._workers)
+        for threads in (self._computing, *self._tokenizing.values()):
+            threads.shutdown()
 
     async def _work(self) -> None:
         """Runs batches until nothing waits."""
         loop = asyncio.get_running_loop()
         while batch := self._next_batch():
+            self._busy += 1
             try:
-                vectors = await loop.run_in_executor(self._thread, self._model.embed, [t.token_ids for t in batch])
+                vectors = await loop.run_in_executor(self._computing, self._model.embed, [t.token_ids for t in batch])
             except Exception as error:  # noqa: BLE001 - it is the callers' to handle; the next batch may do better
                 _fail(batch, error)
                 continue
+            finally:
+                self._busy -= 1
             for row, text in enumerate(batch):
                 _deliver(text, vectors[row])
 
@@ -199,6 +205,8 @@ class SentenceTransformerEmbedder:
                 [len(text.token_ids) for text in waiting[: batching.LOOK_AHEAD]],
                 batch_tokens=self._settings.batch_tokens,
             )
+            if priority is Priority.QUESTION:
+                chosen = chosen[: math.ceil(len(waiting) / (self._threads - self._busy))]
             if chosen:
                 batch = [waiting[position] for position in chosen]
                 for position in sorted(chosen, reverse=True):
@@ -219,6 +227,13 @@ def _shutting_down() -> Busy:
     return Busy("EMBEDDER_BUSY", "the embedding model is shutting down: try again later")
 
 
+def _compute_alone() -> None:
+    """Has the thread that calls it compute its batches without help."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 def _fail(texts: Sequence[_Text], error: Exception) -> None:
     for text in texts:
         if not text.call.done.done():
@@ -234,17 +249,10 @@ def _load(settings: EmbeddingSettings) -> _Model:
     if Path(name).is_dir():
         # Read when the libraries are imported; a model that is here needs no look at the hub.
         os.environ["HF_HUB_OFFLINE"] = "1"
-    # OpenMP's threads spin at barriers for milliseconds by default: whenever anything else wants a core, one burns its
-    # own while it waits for the other. Not spinning at all costs a question half its time again. Read when torch is
-    # imported.
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    import torch
     from sentence_transformers import SentenceTransformer
     from tokenizers import Tokenizer
     from transformers.utils.logging import disable_progress_bar
 
-    # It holds for the thread that calls it, so it must be this one.
-    torch.set_num_threads(settings.torch_threads or _usable_cores())
     disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         network = SentenceTransformer(name, device="cpu")

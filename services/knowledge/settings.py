@@ -18,11 +18,14 @@ class EmbeddingSettings(Section):
         description="all-minilm-l6-v2 is packaged; else the name or folder of a sentence-transformers model "
         "that takes no prompts. Documents indexed with one model are not found with another",
     )
-    torch_threads: int | None = Field(
-        default=None, ge=1, le=256, description="threads the model computes with; unset: the cores we may use, up to 8"
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        le=256,
+        description="batches computed at a time, each on a thread of its own; unset: the cores we may use, up to 8",
     )
     batch_tokens: int = Field(
-        default=1024,
+        default=512,
         ge=64,
         le=1_000_000,
         description="tokens the model takes at once: more is a little faster and makes questions wait longer",

@@ -29,7 +29,7 @@ TEXTS = [
 async def loaded() -> AsyncIterator[SentenceTransformerEmbedder]:
     """The packaged model with a small queue."""
     embedder = await SentenceTransformerEmbedder.load(
-        EmbeddingSettings(torch_threads=1, batch_tokens=512, max_waiting_texts=50)
+        EmbeddingSettings(threads=1, batch_tokens=512, max_waiting_texts=50)
     )
     yield embedder
     await embedder.close()
