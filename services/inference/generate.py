@@ -20,7 +20,7 @@ from services.inference.planning import PlannedStage, Planner, Route
 from services.inference.policies.gates import judge, signals_of
 from services.inference.policies.signals import Evidence, signals
 from services.inference.settings import InferenceSettings
-from services.inference.settle import Account, Settlement, Spending, StageMeter
+from services.inference.settle import REQUEST_LIMIT, STAGE_LIMIT, Account, Settlement, Spending, StageMeter
 
 Retrieve = Callable[[TenantId, Question, int], Awaitable[Found]]
 """Finds passages: tenant, question, most passages. Raises ``Failure``."""
@@ -140,7 +140,14 @@ class Generate:
         spender = Spender(tenant, attribution.feature, attribution.key_id)
         task = self._task(question, _NOTHING)
         hold = self._settlement.hold(tenant, question, route.asked[0].stage, task) if question.chat else None
-        return await self._admission.enter(spender, _expected_tokens(question), hold)
+        tokens = _expected_tokens(question)
+        try:
+            return await self._admission.enter(spender, tokens, hold)
+        except NoRoom:
+            if hold is None or route.policy.on_limit == "refuse":
+                raise
+        # The first stage finds no room once more and is skipped; a cheaper one may fit.
+        return await self._admission.enter(spender, tokens)
 
     async def _found(self, tenant: TenantId, question: Question) -> Found:
         if question.chat is not None:
@@ -162,7 +169,7 @@ class Generate:
         """Runs a stage: the last one's text as it comes, then the stage's report."""
         stage, cascade = planned.stage, run.cascade
         task = replace(run.task, streamed=run.question.streamed and cascade.at_last)
-        meter, started = self._settlement.meter(run.account, stage), time.monotonic()
+        meter, started = self._settlement.meter(run.account, stage, planned.policy.max_cost_usd), time.monotonic()
         verdict = Verdict(Decision.SKIPPED, 0.0, planned.skipped) if planned.skipped else None
         if verdict is None:
             draft: Draft | None = None
@@ -174,9 +181,10 @@ class Generate:
                         elif cascade.at_last:
                             yield piece
             except NoRoom as full:
-                if run.route.policy.on_limit == "refuse" and full.reason != "MAX_COST_REACHED":
-                    raise
-                run.downgraded = True
+                if full.reason not in {REQUEST_LIMIT, STAGE_LIMIT}:
+                    if run.route.policy.on_limit == "refuse":
+                        raise
+                    run.downgraded = True
                 verdict = cascade.skip(full.message)
             except Failure as error:
                 verdict = cascade.fail(error.message)

@@ -1,12 +1,12 @@
 """Calls in: translates to and from protobuf; decides nothing."""
 
-import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from decimal import Decimal
 from typing import Any, Final, Literal
 
+import msgspec
 from headwater.inference.v1 import inference_pb2 as pb
 from headwater.inference.v1.inference_pb2_grpc import InferenceServiceServicer
 
@@ -40,6 +40,9 @@ _ROLES: Final[dict[int, Literal["system", "user", "assistant", "tool"]]] = {
     pb.ROLE_TOOL: "tool",
 }
 
+_SCHEMA_DEPTH: Final = 128
+"""No real schema is nested deeper, and what reads it recursively never fails."""
+
 
 class InferenceRpc(InferenceServiceServicer):
     """The inference service's methods."""
@@ -68,14 +71,16 @@ class InferenceRpc(InferenceServiceServicer):
 
 
 def _question(request: pb.GenerateRequest | pb.GenerateStreamRequest, key_id: str, pseudonym: str) -> Question:
-    left = time_left()
+    left_s = time_left().total_seconds()
     if request.limits.HasField("max_latency"):
-        left = min(left, request.limits.max_latency.ToTimedelta())
+        # A duration that no timedelta holds is no limit, and no bug either.
+        latency = request.limits.max_latency
+        left_s = min(left_s, latency.seconds + latency.nanos / 1e9)
     return Question(
         text=request.question,
         call_id=call_id(),
         request_id=request_id(),
-        deadline=time.monotonic() + left.total_seconds(),
+        deadline=time.monotonic() + left_s,
         document_ids=tuple(request.document_ids),
         chat=_chat(request.chat) if request.HasField("chat") else None,
         streamed=isinstance(request, pb.GenerateStreamRequest),
@@ -121,12 +126,19 @@ def _schema(text: str, where: str) -> dict[str, Any]:
     if not text:
         return {}
     try:
-        schema = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        schema = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
         raise Rejected("SCHEMA_INVALID", f"the schema of {where} is not JSON") from error
     if not isinstance(schema, dict):
         raise Rejected("SCHEMA_INVALID", f"the schema of {where} must be a JSON object")
+    if _is_deeper(schema, _SCHEMA_DEPTH):
+        raise Rejected("SCHEMA_INVALID", f"the schema of {where} is nested deeper than {_SCHEMA_DEPTH} levels")
     return schema
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(isinstance(part, dict | list) and (levels == 1 or _is_deeper(part, levels - 1)) for part in parts)
 
 
 def _event(event: StageReport | str | Answer) -> pb.GenerateStreamResponse:

@@ -3,10 +3,11 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from uuid import UUID
 
 from services.contracts.events import Event, TokenUsage, UsageSettled, truncated_to_millis, usage_event_id
@@ -15,10 +16,15 @@ from services.contracts.prices import PriceBook
 from services.contracts.tenants import TenantId
 from services.inference.admission.admission import Entry
 from services.inference.admission.holds import Hold
+from services.inference.admission.ledger import Reservation
 from services.inference.answers import Question
 from services.inference.drafts import NoRoom, Stage, Tab, Task
 from services.runtime.seen_through import seen_through
 from services.runtime.telemetry import log
+
+REQUEST_LIMIT, STAGE_LIMIT = "MAX_COST_REACHED", "STAGE_MAX_COST_REACHED"
+"""Why a call is not made: the caller's own limit, the policy's for the stage. A budget has reasons of its own."""
+_TELL_AGAIN_S = 0.5
 
 
 @dataclass(slots=True)
@@ -34,7 +40,7 @@ class Spending:
         """Raises ``NoRoom`` when a call that may cost `worst_usd` could pass the request's limit."""
         if self.max_usd is not None and self.usd + worst_usd > self.max_usd:
             message = f"the call could cost ${worst_usd:f} and ${self.max_usd - self.usd:f} are left of max_cost_usd"
-            raise NoRoom("MAX_COST_REACHED", message)
+            raise NoRoom(REQUEST_LIMIT, message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +74,9 @@ class Settlement:
         """What the first call of `stage` must have reserved."""
         return self.hold_of(tenant, question, stage, 0, *stage.worst(task))
 
-    def meter(self, account: Account, stage: Stage) -> "StageMeter":
-        """The meter of `stage`."""
-        return StageMeter(self, account, stage)
+    def meter(self, account: Account, stage: Stage, max_call_usd: Decimal | None = None) -> "StageMeter":
+        """The meter of `stage`, none of whose calls may cost more than `max_call_usd`."""
+        return StageMeter(self, account, stage, max_call_usd)
 
     async def settle(self, call: "_Call", account: Account) -> SettledCall | None:
         """Tells what the call put on its tab and settles its reservation; None when it was no call.
@@ -80,7 +86,7 @@ class Settlement:
         """
         tab = call.tab
         if tab.tokens is None:
-            call.settle(Decimal(0))
+            call.reservation.settle_soon(Decimal(0))
             return None
         hold = call.hold.event
         cost = self._prices.cost(hold.provider, hold.model, tab.tokens, hold.event_time)
@@ -101,8 +107,10 @@ class Settlement:
         # What is settled is told, or nobody would tell it should this process die in between.
         try:
             await self._told(usage)
-        finally:
-            call.settle(cost.usd)
+        except Busy:
+            call.reservation.settle_after(partial(self._told_at_last, usage), cost.usd)
+            raise
+        call.reservation.settle_soon(cost.usd)
         return settled
 
     def hold_of(
@@ -148,10 +156,18 @@ class Settlement:
             async with asyncio.timeout(self._timeout_s):
                 await self._tell(usage)
         except (Busy, TimeoutError) as error:
-            # The event holds counts and names only. With it in the log, an operator can tell it again: its id makes
-            # telling it twice harmless.
-            log.error("usage not told", usage=usage.model_dump_json())
+            # The event holds counts and names only. It is told again until the process ends; with it in the log, an
+            # operator can do so even then: its id makes telling it twice harmless.
+            log.error("usage not told yet", usage=usage.model_dump_json())
             raise Busy("USAGE_NOT_TOLD", "what the call used could not be recorded, so it is refused; retry") from error
+
+    async def _told_at_last(self, usage: UsageSettled) -> None:
+        while True:
+            await asyncio.sleep(_TELL_AGAIN_S)
+            with suppress(Busy, TimeoutError):
+                async with asyncio.timeout(self._timeout_s):
+                    await self._tell(usage)
+                return
 
 
 @dataclass(slots=True)
@@ -159,8 +175,7 @@ class _Call:
     """One call of a model, from its reservation to its settling."""
 
     hold: Hold
-    settle: Callable[[Decimal], None]
-    """Settles the reservation at the true cost, soon."""
+    reservation: Reservation
     tab: Tab = field(default_factory=Tab)
     started: float = field(default_factory=time.monotonic)
     succeeded: bool = False
@@ -169,10 +184,11 @@ class _Call:
 class StageMeter:
     """A ``Meter``: the calls of one stage on one request's account."""
 
-    def __init__(self, settlement: Settlement, account: Account, stage: Stage) -> None:
+    def __init__(self, settlement: Settlement, account: Account, stage: Stage, max_call_usd: Decimal | None) -> None:
         self._settlement = settlement
         self._account = account
         self._stage = stage
+        self._max_call_usd = max_call_usd
         self._begun = 0
         self.calls: list[SettledCall] = []
         """Those that were made and settled."""
@@ -186,8 +202,13 @@ class StageMeter:
         )
         self._begun += 1
         account.spending.check_room(hold.worst_usd)
+        if self._max_call_usd is not None and hold.worst_usd > self._max_call_usd:
+            message = (
+                f"the call could cost ${hold.worst_usd:f}, and the policy allows the stage ${self._max_call_usd:f}"
+            )
+            raise NoRoom(STAGE_LIMIT, message)
         reservation = await account.entry.reserve(hold)
-        call = _Call(hold, reservation.settle_soon)
+        call = _Call(hold, reservation)
         try:
             yield call.tab
             call.succeeded = True

@@ -65,8 +65,14 @@ async def stored(
         try:
             left = consumer.num_pending or 0
             while left > 0:
-                messages = await puller.fetch(min(left, _BATCH), timeout=timeout_s)
-                left -= len(messages)
+                try:
+                    messages = await puller.fetch(min(left, _BATCH), timeout=timeout_s)
+                except nats.errors.TimeoutError:
+                    # What was counted may have been purged or have expired since.
+                    if (await js.consumer_info(stream, consumer.name)).num_pending:
+                        raise
+                    return
+                left = min(left - len(messages), messages[-1].metadata.num_pending)
                 for message in messages:
                     yield message
         finally:

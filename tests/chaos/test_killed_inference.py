@@ -31,8 +31,6 @@ AT_RANDOM = scaled(1, 12)
 LONG_ENOUGH_S = 1.5
 SETTINGS = {} if FULL else {"HEADWATER_INFERENCE__ADMISSION__SILENCE": "PT0S"}
 """At full size the dead are waited for as long as in production."""
-
-
 ALL_PHASES = {"before reserving", "reserved", "asked", "answering", "answered", "told", "settled"}
 
 
@@ -43,6 +41,8 @@ class Scene:
     shared: Cluster
     upstream: RemoteUpstream
     begun: dict[int, "asyncio.Task[Outcome]"] = field(default_factory=dict)
+    killed_at: float = 0.0
+    """When the last process was, on time.monotonic()'s clock."""
 
     async def process(self, name: str, concurrency: int = 64, **settings: str) -> Inference:
         """Starts one that asks the upstream once a request."""
@@ -75,19 +75,11 @@ class Scene:
         """The calls that are reserved and not settled."""
         return {int(usage.outcome_id) for usage in await self.shared.open_reservations()}
 
-    async def phase(self, number: int) -> str:
-        """How far a call has come whose process was killed."""
+    async def phases(self, numbers: list[int]) -> "Counter[str]":
+        """How far calls have come whose process was killed."""
         reserved, told = await self.reserved(), {int(usage.outcome_id) for usage in await self.shared.told()}
-        call = (await self.ledger()).get(number)
-        if number not in reserved:
-            return "settled" if number in told else "before reserving"
-        if call is None:
-            return "reserved"
-        if number in told:
-            return "told"
-        if call["answered"]:
-            return "answered"
-        return "answering" if call["billed"]["output"] else "asked"
+        ledger = await self.ledger()
+        return Counter(_phase(number in reserved, number in told, ledger.get(number)) for number in numbers)
 
 
 async def test_nothing_stays_reserved_and_every_call_is_accounted(tmp_path: Path) -> None:
@@ -107,9 +99,8 @@ async def test_nothing_stays_reserved_and_every_call_is_accounted(tmp_path: Path
         assert phases.keys() == ALL_PHASES
         for number in range(AT_RANDOM):
             phases += await _at_random(scene, random.Random(SEED + number))
-        killed_at = time.monotonic()
         await until(lambda: _nothing_is_open(scene.shared), LEASE_S)
-        after_s = time.monotonic() - killed_at
+        after_s = time.monotonic() - scene.killed_at
         told, ledger = await scene.shared.told(), await scene.ledger()
         spent, _ = await scene.shared.account()
         outcomes = await asyncio.gather(*scene.begun.values())
@@ -194,9 +185,22 @@ async def _at_random(scene: Scene, dice: random.Random) -> "Counter[str]":
 
 async def _killed(scene: Scene, inference: Inference, numbers: list[int]) -> "Counter[str]":
     await inference.killed()
+    scene.killed_at = time.monotonic()
     # What it sent before has reached the streams when this has.
     await asyncio.sleep(0.3)
-    return Counter([await scene.phase(number) for number in numbers])
+    return await scene.phases(numbers)
+
+
+def _phase(reserved: bool, told: bool, call: dict[str, Any] | None) -> str:
+    if not reserved:
+        return "settled" if told else "before reserving"
+    if call is None:
+        return "reserved"
+    if told:
+        return "told"
+    if call["answered"]:
+        return "answered"
+    return "answering" if call["billed"]["output"] else "asked"
 
 
 async def _asked_of(scene: Scene, number: int) -> bool:

@@ -10,15 +10,19 @@ from typing import Any
 
 import pytest
 
+from services.contracts.budgets import Budget
 from services.contracts.failures import Busy, Exhausted
+from services.contracts.streams import BUDGETS_BUCKET
 from services.inference.admission.opening import admitting
-from services.inference.answers import Answer, Question, StageReport
+from services.inference.answers import Answer, Limits, Question, StageReport
 from services.inference.cascade import AnswerStatus, Decision
 from services.inference.deployments.model import opened
+from services.inference.drafts import NoRoom
 from services.inference.generate import Generate
 from services.inference.planning import Planner
 from services.inference.policies.parsing import parse_policy
 from services.inference.policies.records import PolicyRecord, PolicyVersion
+from services.inference.providers.chat import ChatRequest, Message
 from services.inference.settings import InferenceSettings
 from services.inference.settle import Settlement
 from services.inference.stages import Stages, built_in_policy
@@ -196,6 +200,8 @@ async def test_untold_usage_fails_the_call(rigs: Rigs) -> None:
     rig.teller.away = True
     with pytest.raises(Busy, match="could not be recorded"):
         await rig.generate.answer(TENANT, question(EASY))
+    # It is told in the background then, so that nothing waits for it at the end.
+    rig.teller.away = False
 
 
 async def test_a_caller_who_leaves_is_still_accounted_for(rigs: Rigs) -> None:
@@ -233,3 +239,54 @@ async def test_when_every_stage_fails_so_does_the_call(rigs: Rigs) -> None:
     rig.embedder.away = True
     with pytest.raises(Busy, match="no stage gave an answer"):
         await rig.generate.answer(TENANT, question(EASY))
+
+
+TWO_MODELS = """
+name: two
+on_limit: {on_limit}
+stages:
+  - name: dear
+    model: large
+    max_output_tokens: 100000
+    {limit}
+  - name: modest
+    model: large
+    max_output_tokens: 100
+"""
+TALK = ChatRequest((Message("user", "What is the weather like?"),), 0)
+
+
+async def test_a_stage_dearer_than_its_policy_allows_is_skipped(rigs: Rigs) -> None:
+    """The call that could cost more is never made, and the answer does not count as downgraded by a budget."""
+    rig = await rigs(model=True, policy=TWO_MODELS.format(on_limit="refuse", limit='max_cost_usd: "0.001"'))
+    reports, _, answer = await rig.events(question("", chat=TALK))
+    assert [(report.stage, report.verdict.decision) for report in reports] == [
+        ("dear", Decision.SKIPPED),
+        ("modest", Decision.ACCEPTED),
+    ]
+    assert "the policy allows the stage $0.001" in reports[0].verdict.reason
+    assert (answer.stage, answer.downgraded, len(rig.server.requests)) == ("modest", False, 1)
+
+
+async def test_the_callers_own_limit_skips_what_could_pass_it(rigs: Rigs) -> None:
+    """A caller who may spend little gets what a cheaper stage answers."""
+    rig = await rigs(model=True, policy=TWO_MODELS.format(on_limit="refuse", limit=""))
+    limits = Limits(max_cost_usd=Decimal("0.02"))
+    _, _, answer = await rig.events(question("", chat=TALK, limits=limits))
+    assert (answer.stage, answer.downgraded) == ("modest", False)
+    assert answer.cost_usd <= Decimal("0.02")
+
+
+@pytest.mark.parametrize("on_limit", ["refuse", "downgrade"])
+async def test_a_budget_without_room_refuses_or_downgrades_by_policy(rigs: Rigs, bus: Bus, on_limit: str) -> None:
+    """Also for the first stage of a conversation, which is reserved on entering."""
+    budget = Budget(tenant=TENANT, period="month", cap_usd=Decimal("0.02"))
+    await (await bus.bucket(BUDGETS_BUCKET)).put(budget.key, budget.model_dump_json().encode())
+    rig = await rigs(model=True, policy=TWO_MODELS.format(on_limit=on_limit, limit=""))
+    if on_limit == "refuse":
+        with pytest.raises(NoRoom) as refusal:
+            await rig.generate.answer(TENANT, question("", chat=TALK))
+        assert refusal.value.reason == "BUDGET_EXHAUSTED"
+        return
+    _, _, answer = await rig.events(question("", chat=TALK))
+    assert (answer.stage, answer.downgraded) == ("modest", True)

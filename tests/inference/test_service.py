@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from headwater.inference.v1 import inference_pb2 as pb
 from headwater.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from headwater.retrieval.v1 import retrieval_pb2
@@ -224,3 +225,26 @@ def test_the_endpoints_own_price_comes_before_the_book() -> None:
     book = PRICES.with_own(own_prices({"large": model_settings("http://localhost", price=price)}))
     assert book.cost("openai", "large", TokenUsage(uncached_input=1_000_000), NOW).usd == 2
     assert book.cost("local", "all-minilm-l6-v2", TokenUsage(uncached_input=1_000_000), NOW).usd == Decimal("0.01")
+
+
+@pytest.mark.parametrize(
+    "schema", ['{"title": "\\ud800"}', '{"not":' * 500 + "{}" + "}" * 500, "[]", '{"maximum": NaN}']
+)
+async def test_a_schema_that_cannot_be_sent_on_is_the_callers_mistake(bus: Bus, schema: str) -> None:
+    """It is told so before anything is asked, and nothing breaks over it."""
+    async with upstream() as server, _house(bus, {"large": model_settings(server.url)}) as house:
+        message = pb.Message(role=pb.ROLE_USER, content="What is it?")
+        request = pb.GenerateRequest(chat=pb.Chat(messages=[message], response_schema=schema))
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await house.client.Generate(request, metadata=METADATA, timeout=10)
+    assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert server.requests == []
+
+
+async def test_a_latency_beyond_all_bounds_is_no_limit(house: House) -> None:
+    """The deadline holds all the same."""
+    limits = pb.Limits(max_latency=Duration(seconds=2**62))
+    response = await house.client.Generate(
+        pb.GenerateRequest(question=EASY, limits=limits), metadata=METADATA, timeout=10
+    )
+    assert response.answer.status == pb.ANSWER_STATUS_CONFIDENT

@@ -46,10 +46,10 @@ async def _call(meter: StageMeter, tab: Tab, error: Exception | None = None) -> 
             raise error
 
 
-async def _settled(bus: Bus, account: Account) -> int:
+async def _settled(bus: Bus, account: Account, limit_s: float = 5.0) -> int:
     """What the tenant's month has spent once nothing is reserved, in pico-dollars."""
     month = period_name("month", account.entry.reservations[0].hold.event.event_time)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(limit_s):
         while True:
             (total,) = await bus.counters.sums(LEDGER_STREAM, [ledger_subject(TENANT, "tenant", month)])
             spent, reserved = MONEY.unpack(total)
@@ -107,22 +107,33 @@ async def test_a_call_that_could_pass_the_callers_limit_is_not_made(account: Acc
         await _call(Settlement(Teller(), PRICES, SECOND).meter(account, STAGE), HUNDRED)
 
 
-async def test_untold_usage_fails_the_call(account: Account) -> None:
-    """Better no answer than one nobody is charged for."""
+async def test_untold_usage_fails_the_call_and_is_told_later(account: Account, bus: Bus) -> None:
+    """Better no answer than one nobody is charged for; until it is told, the call stays reserved."""
     teller = Teller()
     teller.away = True
     with pytest.raises(Busy, match="could not be recorded"):
         await _call(Settlement(teller, PRICES, SECOND).meter(account, STAGE), HUNDRED)
+    with pytest.raises(TimeoutError):
+        await _settled(bus, account, limit_s=0.2)
+    teller.away = False
+    assert await _settled(bus, account) == 1_000_000
+    assert [usage.provisional for usage in teller.told] == [False]
 
 
 async def test_telling_is_bounded_in_time(account: Account) -> None:
     """A bus that hangs does not hang the call for good."""
+    teller = Teller()
+    hanging = iter([True])
 
-    async def hang(event: Event) -> None:
-        await asyncio.sleep(3600)
+    async def hang_once(event: Event) -> None:
+        if next(hanging, False):
+            await asyncio.sleep(3600)
+        await teller(event)
 
     with pytest.raises(Busy):
-        await _call(Settlement(hang, PRICES, timedelta(seconds=0.05)).meter(account, STAGE), HUNDRED)
+        await _call(Settlement(hang_once, PRICES, timedelta(seconds=0.05)).meter(account, STAGE), HUNDRED)
+    async with asyncio.timeout(10):
+        await teller.of_stage(STAGE.name)
 
 
 async def test_telling_outlives_its_caller(account: Account) -> None:

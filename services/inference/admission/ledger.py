@@ -5,7 +5,7 @@ Why nothing is lost or counted twice: docs/decisions/0013-budgets-on-counters.md
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -57,6 +57,15 @@ class Reservation:
     def settle_soon(self, cost_usd: Decimal) -> None:
         """As `settle`, without waiting for it."""
         self._ledger.run(self.settle(cost_usd))
+
+    def settle_after(self, first: Callable[[], Awaitable[None]], cost_usd: Decimal) -> None:
+        """As `settle_soon`, once `first` has ended; if this process ends before, the reconciler settles it."""
+
+        async def settle() -> None:
+            await first()
+            await self.settle(cost_usd)
+
+        self._ledger.run(settle())
 
     def additions(self, phase: Phase, amount: int) -> list[Addition]:
         """What to add to its counters; the first tells the call's usage when it is reserved."""

@@ -36,19 +36,21 @@ class Thresholds:
         self._tell(line, so_far, spent_pico)
 
     def _tell(self, line: LedgerLine, percents: list[int], spent_pico: int) -> None:
-        told = self._told.get(line.subject, 0)
+        # A budget with another cap is another one to whoever watches it.
+        key = f"{line.subject}@{line.cap_pico}"
+        told = self._told.get(key, 0)
         for percent in percents:
             if percent > told:
                 self._tell_soon(_event(line, percent, spent_pico))
                 if len(self._told) >= _REMEMBERED:
                     self._told.clear()
-                self._told[line.subject] = percent
+                self._told[key] = percent
 
 
 def _event(line: LedgerLine, percent: int, spent_pico: int) -> BudgetThresholdReached:
     tenant = TenantId(line.subject.split(".")[2])
     return BudgetThresholdReached(
-        event_id=derived_id("budget_threshold", line.subject, percent),
+        event_id=derived_id("budget_threshold", line.subject, percent, str(line.cap_pico)),
         event_time=datetime.now(UTC),
         tenant=tenant,
         scope=line.scope,

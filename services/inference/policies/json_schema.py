@@ -15,7 +15,8 @@ MOST_STEPS = 20_000
 MOST_CHARS = 200_000
 MOST_DEPTH = 64
 
-_MOST_COMPARED = 300
+MOST_COMPARED = 200_000
+"""Values and words of the schema that are compared with the answer; each takes a tenth of a step's time."""
 
 _SAY_NOTHING = frozenset(
     """title description default examples $schema $id $comment $anchor $defs definitions format deprecated readOnly
@@ -50,6 +51,7 @@ class _Check:
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root
         self._steps = 0
+        self._compared = 0
 
     def fits(self, value: Any, schema: Any, depth: int) -> bool:
         """Whether `value` matches `schema`. What can be decided is, before anything is called unknowable."""
@@ -75,6 +77,8 @@ class _Check:
         asked = schema[keyword]
         if keyword in _SAY_NOTHING:
             return True
+        if isinstance(asked, list):
+            self._compare(len(asked))
         if keyword in _LIMITS:
             applies, holds = _LIMITS[keyword]
             return not applies(value) or bool(holds(value, asked))
@@ -82,7 +86,9 @@ class _Check:
             kinds = [asked] if isinstance(asked, str) else asked
             return any(_TYPES[kind](value) for kind in kinds if kind in _TYPES)
         if keyword in {"enum", "const"}:
-            return any(_equal(value, one) for one in (asked if keyword == "enum" else [asked]))
+            return any(self._equal(value, one) for one in (asked if keyword == "enum" else [asked]))
+        if keyword == "uniqueItems":
+            return not asked or not isinstance(value, list) or self._all_differ(value)
         if keyword in {"anyOf", "oneOf", "allOf", "not", "$ref"}:
             return self._combined(keyword, value, asked, depth + 1)
         if keyword in {"properties", "additionalProperties"}:
@@ -118,8 +124,10 @@ class _Check:
 
     def _properties(self, keyword: str, value: dict[str, Any], schema: Mapping[str, Any], depth: int) -> bool:
         asked = schema[keyword]
+        if not isinstance(schema.get("properties", {}), Mapping):
+            raise _UnknowableError
         if keyword == "properties":
-            return all(self.fits(value[name], one, depth) for name, one in asked.items() if name in value)
+            return all(self.fits(one, asked[name], depth) for name, one in value.items() if name in asked)
         if "patternProperties" in schema:
             raise _UnknowableError
         others = (name for name in value if name not in schema.get("properties", {}))
@@ -130,6 +138,7 @@ class _Check:
         if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
             raise _UnknowableError
         target: Any = self._root
+        self._compare(len(reference))
         for step in reference.split("/")[1:]:
             name = step.replace("~1", "/").replace("~0", "~")
             if not isinstance(target, Mapping) or name not in target:
@@ -137,20 +146,28 @@ class _Check:
             target = target[name]
         return target
 
+    def _compare(self, count: int) -> None:
+        self._compared += count
+        if self._compared > MOST_COMPARED:
+            raise _UnknowableError
+
+    def _equal(self, one: Any, other: Any) -> bool:
+        """As JSON has it: 1 is 1.0 and neither is true."""
+        self._compare(1)
+        if isinstance(one, bool) or isinstance(other, bool):
+            return one is other
+        if isinstance(one, list) and isinstance(other, list):
+            return len(one) == len(other) and all(map(self._equal, one, other))
+        if isinstance(one, dict) and isinstance(other, dict):
+            return one.keys() == other.keys() and all(self._equal(value, other[name]) for name, value in one.items())
+        return bool(one == other)
+
+    def _all_differ(self, values: list[Any]) -> bool:
+        return all(not self._equal(one, other) for at, one in enumerate(values) for other in values[:at])
+
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _equal(one: Any, other: Any) -> bool:
-    """As JSON has it: 1 is 1.0 and neither is true."""
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_equal, one, other))
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_equal(value, other[name]) for name, value in one.items())
-    return bool(one == other)
 
 
 def _refuse(constant: str) -> Any:
@@ -169,12 +186,6 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _all_differ(values: list[Any]) -> bool:
-    if len(values) > _MOST_COMPARED:
-        raise _UnknowableError
-    return all(not _equal(one, other) for at, one in enumerate(values) for other in values[:at])
-
-
 _TYPES: Mapping[str, Callable[[Any], bool]] = {
     "object": _is_object,
     "array": _is_list,
@@ -190,7 +201,6 @@ _LIMITS: Mapping[str, tuple[Callable[[Any], bool], Callable[[Any, Any], Any]]] =
     "maxProperties": (_is_object, lambda value, asked: len(value) <= asked),
     "minItems": (_is_list, lambda value, asked: len(value) >= asked),
     "maxItems": (_is_list, lambda value, asked: len(value) <= asked),
-    "uniqueItems": (_is_list, lambda value, asked: not asked or _all_differ(value)),
     "minimum": (_is_number, operator.ge),
     "maximum": (_is_number, operator.le),
     "exclusiveMinimum": (_is_number, operator.gt),

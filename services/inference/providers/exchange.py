@@ -21,6 +21,7 @@ from services.inference.providers.sse import EventReader
 from services.inference.providers.usage import Reading, estimated_usage, prompt_bytes
 
 _MAX_BODY_BYTES = 16 * 1024 * 1024
+"""Of an answer, streamed or not: more than any model writes, log-probabilities included."""
 _ERROR_BODY_BYTES = 64 * 1024
 
 _encode = msgspec.json.Encoder().encode
@@ -158,6 +159,7 @@ class _Answer:
         self._account = account
         self._end = end
         self._events: EventReader | None = None
+        self._streamed_bytes = 0
         self._over = False
 
     async def begin(self) -> None:
@@ -179,7 +181,11 @@ class _Answer:
             self._events = EventReader()
 
     async def more(self) -> str | None:
-        """Waits for more; the text in it, which may be empty, or None at the end."""
+        """Waits for more; the text in it, which may be empty, or None at the end.
+
+        Raises:
+            Failure: it is not an answer, or one without end.
+        """
         if self._over or self._reply.done:
             return None
         if self._events is None:
@@ -192,6 +198,9 @@ class _Answer:
         begun = self._reply.begun
         chunk = await self._response.read()
         self._over = not chunk
+        self._streamed_bytes += len(chunk)
+        if self._streamed_bytes > _MAX_BODY_BYTES:
+            raise Busy("PROVIDER_PROTOCOL", "the provider's answer has no end")
         text = self._take(self._events.feed(chunk) if chunk else self._events.end())
         if self._reply.begun and not begun:
             self._response.expire_at(self._end)

@@ -233,6 +233,16 @@ async def test_thresholds_are_told_once_by_whoever_sees_them(nats_url: str, bus:
     assert len(told) == 3
 
 
+async def test_a_raised_budget_is_watched_anew(bus: Bus) -> None:
+    """Its shares are of another cap: who heard of the old ones hears of these."""
+    for cap_usd in (1, 10):
+        async with admission(bus, monthly_cap_usd=cap_usd) as admits:
+            entry = await admits.enter(ACME, 1)
+            await (await entry.reserve(hold(str(cap_usd / 2)))).settle(Decimal(cap_usd) / 2)
+    told = await bus.browse(ALERTS_STREAM, BudgetThresholdReached.subject("inference", "acme"), before=None, limit=9)
+    assert len(told) == 2
+
+
 async def test_a_bus_that_goes_away_takes_no_money_with_it(nats_url: str, bus: Bus, tmp_path: Path) -> None:
     """Killed while 32 calls are reserved and settled: afterwards nothing is reserved, and what was settled is spent."""
     spent: list[Decimal] = []

@@ -100,3 +100,17 @@ def test_long_lists_end_quickly() -> None:
     answer = json.dumps(list(range(50_000)))
     assert matches(answer, {"uniqueItems": True}) is None
     assert matches(answer, {"items": {"type": "integer"}}) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "schema"),
+    [
+        ([9_999] * 19_000, {"items": {"enum": list(range(10_000))}}),
+        ([{"a": 1}] * 15_000, {"items": {"required": ["a"] * 10_000}}),
+        ([[0] * 299 + [number] for number in range(200)], {"uniqueItems": True}),
+        ([1] * 19_000, {"items": {"$ref": "#/" + "a/" * 30_000}}),
+    ],
+)
+def test_a_long_schema_times_a_long_answer_ends_quickly(answer: Any, schema: dict[str, Any]) -> None:
+    """What is compared is counted, or a tenant's schema would hold up everybody's requests for minutes."""
+    assert matches(json.dumps(answer), schema) is None

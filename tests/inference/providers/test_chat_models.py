@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Literal
@@ -28,6 +28,10 @@ TEXT = "The answer is 42 [1]."
 TOLD = {
     "openai": TokenUsage(uncached_input=70, cache_read=30, output=15, reasoning=5),
     "anthropic": TokenUsage(uncached_input=70, cache_read=30, output=15, reasoning=5),
+}
+ENDLESS = {
+    "openai": b'data: {"choices": [{"delta": {"content": "%b"}}]}\n\n' % (b"x" * 100_000),
+    "anthropic": b'data: {"type": "content_block_delta", "delta": {"text": "%b"}}\n\n' % (b"x" * 100_000),
 }
 LOOK_UP = Tool(
     "look_up",
@@ -235,6 +239,25 @@ async def test_a_broken_answer_fails_and_is_accounted(
     assert heard.tab.tokens is not None
     assert heard.tab.tokens.uncached_input > 0
     assert heard.tab.estimated == (fault != "empty")
+
+
+async def test_an_answer_without_end_is_left(protocol: Protocol) -> None:
+    """Bytes are bounded too: in the time that a call may take, a fast provider could send gigabytes."""
+
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        with suppress(ConnectionError):
+            while True:
+                writer.write(ENDLESS[protocol])
+                await writer.drain()
+
+    async with await asyncio.start_server(endless, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        async with open_model(EndpointSettings(base_url=url, protocol=protocol, model="large")) as model:
+            heard = await _hear(model, ASK)
+    assert (heard.reason, str(heard.failure)) == ("PROVIDER_PROTOCOL", "the provider's answer has no end")
+    assert heard.tab.estimated
 
 
 async def test_a_stream_cut_in_the_middle_fails(server: Upstream, protocol: Protocol) -> None:
