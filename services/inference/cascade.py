@@ -2,7 +2,7 @@
 
 ┌─ next stage ─┬─ draft ── probability ≥ threshold ─────► accepted: CONFIDENT
 │              │           probability < threshold ──┐
-│              │           empty: it read and found nothing ► accepted: NO_ANSWER
+│              │           empty: nothing found ─────────┤ ► accepted, if its gate believes that: NO_ANSWER
 │              ├─ failure ───────────────────────────┤
 │              └─ skipped: not worth it, or no room ─┤
 └──────────── stages left ◄──────────────────────────┤
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from services.contracts.failures import Busy, Exhausted
+from services.contracts.failures import Busy, Exhausted, Rejected
 from services.inference.drafts import Draft
 from services.inference.policies.gates import Judgement
 
@@ -78,6 +78,7 @@ class Cascade:
         self._drafts: list[_Judged] = []
         self._failures: list[str] = []
         self._skipped: list[str] = []
+        self._rejections = 0
 
     @property
     def next_stage(self) -> str | None:
@@ -105,8 +106,10 @@ class Cascade:
         """Takes the draft of the stage that was next, and what its gate made of it."""
         judged = _Judged(self._leave(), draft, judgement.probability)
         if draft.empty:
-            self._accepted = Conclusion(AnswerStatus.NO_ANSWER)
             reason = "it read the passages and found no answer in them"
+            if not judgement.accepted and self._position < len(self._stages):
+                return Verdict(Decision.ESCALATED, judged.probability, f"{reason}; {judgement.reason}")
+            self._accepted = Conclusion(AnswerStatus.NO_ANSWER)
             return Verdict(Decision.ACCEPTED, judged.probability, reason)
         if judgement.accepted:
             self._accepted = Conclusion(AnswerStatus.CONFIDENT, judged.stage, draft, judged.probability)
@@ -122,15 +125,17 @@ class Cascade:
         self._skipped.append(f"{self._leave()}: {reason}")
         return Verdict(Decision.SKIPPED, 0.0, reason)
 
-    def fail(self, reason: str) -> Verdict:
-        """Records that the stage that was next gave no draft."""
+    def fail(self, reason: str, *, rejected: bool = False) -> Verdict:
+        """Records that the stage that was next gave no draft; `rejected`: the request is at fault."""
         self._failures.append(f"{self._leave()}: {reason}")
+        self._rejections += rejected
         return Verdict(Decision.FAILED, 0.0, reason)
 
     def conclusion(self) -> Conclusion:
         """How it ended; to be asked when no stage is next.
 
         Raises:
+            Rejected: every stage that was asked refused the request.
             Busy: every stage that was asked failed.
             Exhausted: none could be asked.
         """
@@ -138,6 +143,8 @@ class Cascade:
             return self._accepted
         if not self._drafts:
             if self._failures:
+                if self._rejections == len(self._failures):
+                    raise Rejected("REQUEST_REFUSED", f"no stage takes the request; {'; '.join(self._failures)}")
                 raise Busy("CASCADE_FAILED", f"no stage gave an answer; {'; '.join(self._failures)}")
             if self._skipped:
                 raise Exhausted("NO_STAGE_AFFORDABLE", f"no stage could be asked; {'; '.join(self._skipped)}")

@@ -10,17 +10,27 @@ from decimal import Decimal
 import numpy as np
 
 from services.contracts.events import TokenUsage
-from services.contracts.failures import Exhausted, Failure
+from services.contracts.failures import Exhausted, Failure, Rejected
 from services.contracts.tenants import TenantId
 from services.inference.admission.admission import Admission, Entry, Spender
+from services.inference.admission.holds import Hold
 from services.inference.answers import Answer, Found, Question, StageReport
 from services.inference.cascade import Cascade, Decision, Verdict
 from services.inference.drafts import Draft, NoRoom, Task
+from services.inference.generative import DEFAULT_OUTPUT_TOKENS
 from services.inference.planning import PlannedStage, Planner, Route
 from services.inference.policies.gates import judge, signals_of
 from services.inference.policies.signals import Evidence, signals
 from services.inference.settings import InferenceSettings
-from services.inference.settle import REQUEST_LIMIT, STAGE_LIMIT, Account, Settlement, Spending, StageMeter
+from services.inference.settle import (
+    REQUEST_LIMIT,
+    STAGE_LIMIT,
+    USAGE_NOT_TOLD,
+    Account,
+    Settlement,
+    Spending,
+    StageMeter,
+)
 
 Retrieve = Callable[[TenantId, Question, int], Awaitable[Found]]
 """Finds passages: tenant, question, most passages. Raises ``Failure``."""
@@ -140,7 +150,7 @@ class Generate:
         spender = Spender(tenant, attribution.feature, attribution.key_id)
         task = self._task(question, _NOTHING)
         hold = self._settlement.hold(tenant, question, route.asked[0].stage, task) if question.chat else None
-        tokens = _expected_tokens(question)
+        tokens = _expected_tokens(question, hold)
         try:
             return await self._admission.enter(spender, tokens, hold)
         except NoRoom:
@@ -187,7 +197,9 @@ class Generate:
                     run.downgraded = True
                 verdict = cascade.skip(full.message)
             except Failure as error:
-                verdict = cascade.fail(error.message)
+                if error.reason == USAGE_NOT_TOLD:
+                    raise
+                verdict = cascade.fail(error.message, rejected=isinstance(error, Rejected))
             else:
                 verdict = self._judged(run, planned, draft)
         report = _report(planned, verdict, meter, timedelta(seconds=time.monotonic() - started))
@@ -218,9 +230,11 @@ def _evidence(run: _Run, draft: Draft) -> Evidence:
     )
 
 
-def _expected_tokens(question: Question) -> int:
-    texts = [question.text] if question.chat is None else [message.content for message in question.chat.messages]
-    return sum(map(len, texts)) // _CHARS_PER_TOKEN + 1
+def _expected_tokens(question: Question, first: Hold | None) -> int:
+    """What counts against the rate limits until the truth is known: no less than the first call can use."""
+    if first is not None:
+        return first.event.tokens.uncached_input + first.event.tokens.output
+    return len(question.text) // _CHARS_PER_TOKEN + 1 + (question.max_output_tokens or DEFAULT_OUTPUT_TOKENS)
 
 
 def _report(planned: PlannedStage, verdict: Verdict, meter: StageMeter, latency: timedelta) -> StageReport:

@@ -1,13 +1,13 @@
 """A generative stage: a model that reads the passages, or continues the conversation."""
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from services.contracts.events import TokenUsage
-from services.contracts.failures import Busy, Rejected
+from services.contracts.failures import Busy, Failure, Rejected
 from services.inference import prompt
 from services.inference.deployments.model import Model
 from services.inference.drafts import Draft, Meter, Task
@@ -15,6 +15,7 @@ from services.inference.policies.schema import StagePolicy
 from services.inference.policies.verifier import MOST_OUTPUT_TOKENS, verification
 from services.inference.providers.chat import ChatRequest, Completion, FinishReason
 from services.inference.providers.usage import worst_case
+from services.runtime.telemetry import log
 
 DEFAULT_PASSAGES = 8
 DEFAULT_OUTPUT_TOKENS = 512
@@ -71,9 +72,10 @@ class GenerativeStage:
             yield text
         draft = self._drafted(task, asked, completion, answer)
         if not draft.empty:
-            samples = [(await self._sample(asked, meter, deadline)).text for _ in range(self._policy.samples - 1)]
-            verification = await self._verified(task, draft, meter, deadline)
-            draft = replace(draft, samples=tuple(samples), verification=verification)
+            drawn = [await _if_any(self._sample(asked, meter, deadline)) for _ in range(self._policy.samples - 1)]
+            verification = await _if_any(self._verified(task, draft, meter, deadline))
+            samples = tuple(text for text in drawn if text is not None)
+            draft = replace(draft, samples=samples, verification=verification)
         yield draft
 
     async def _pieces(
@@ -113,11 +115,11 @@ class GenerativeStage:
         hits = task.hits[: self._passages]
         return _Asked(ChatRequest(prompt.messages(task.question, hits), limit, top_logprobs=top_logprobs), len(hits))
 
-    async def _sample(self, asked: _Asked, meter: Meter, deadline: float) -> Completion:
+    async def _sample(self, asked: _Asked, meter: Meter, deadline: float) -> str:
         request = replace(asked.request, top_logprobs=None)
         if request.temperature is None:
             request = replace(request, temperature=_SAMPLE_TEMPERATURE)
-        return await self._model.completed(request, meter, deadline)
+        return (await self._model.completed(request, meter, deadline)).text
 
     async def _verified(self, task: Task, draft: Draft, meter: Meter, deadline: float) -> str | None:
         if self._verifier is None:
@@ -127,6 +129,15 @@ class GenerativeStage:
         messages = verification(question, draft.text, passages)
         request = ChatRequest(messages, MOST_OUTPUT_TOKENS, temperature=0.0)
         return (await self._verifier.completed(request, meter, deadline)).text
+
+
+async def _if_any(evidence: Awaitable[str | None]) -> str | None:
+    """What else there is to judge a draft by: the draft is paid for, and without it its gate misses a signal."""
+    try:
+        return await evidence
+    except Failure as failure:
+        log.warning("a sample or a verdict is missing", reason=failure.reason)
+        return None
 
 
 def _check_whole(completion: Completion) -> None:

@@ -1,10 +1,13 @@
 """The local stages: extraction by words and by the embedding model alone, so that the cascade works with no key."""
 
+import asyncio
+import math
+import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Literal
 
 from services.contracts.events import TokenUsage
-from services.contracts.failures import Failure
+from services.contracts.failures import Busy, Failure
 from services.inference import confidence
 from services.inference.confidence import Logistic
 from services.inference.drafts import Draft, Meter, Tab, Task
@@ -46,20 +49,27 @@ class ExtractStage:
             yield Draft("", 0.0)
             return
         async with meter.call(*self.worst(task)) as tab:
-            vectors = await self._embed([candidate.text for candidate in found], tab)
+            vectors = await self._embed([candidate.text for candidate in found], tab, task.deadline)
         best = ranked(found, task.question_vector, vectors)
         text, citations = short_answer(best, self._settings.max_sentences, self._settings.max_words)
         yield Draft(text, self._logistic.probability(confidence.signals(best)), citations)
 
-    async def _embed(self, texts: Sequence[str], tab: Tab) -> Vector:
+    def _estimate(self, texts: Sequence[str], tab: Tab) -> None:
+        """Given up while the model was at work, which does not stop for that: somebody pays."""
+        estimate = sum(len(text) // _CHARS_PER_TOKEN + 1 for text in texts)
+        tab.put(TokenUsage(uncached_input=estimate), estimated=True)
+
+    async def _embed(self, texts: Sequence[str], tab: Tab, deadline: float) -> Vector:
         try:
-            embeddings = await self._embedder.embed(texts, Priority.QUESTION)
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic()) if deadline < math.inf else None):
+                embeddings = await self._embedder.embed(texts, Priority.QUESTION)
         except Failure:
             raise
+        except TimeoutError as error:
+            self._estimate(texts, tab)
+            raise Busy("DEADLINE_PASSED", "the embedding model was not done in time") from error
         except BaseException:
-            # Cancelled while the model was at work, which does not stop for that: somebody pays.
-            estimate = sum(len(text) // _CHARS_PER_TOKEN + 1 for text in texts)
-            tab.put(TokenUsage(uncached_input=estimate), estimated=True)
+            self._estimate(texts, tab)
             raise
         tab.put(TokenUsage(uncached_input=sum(embeddings.tokens)))
         return embeddings.vectors

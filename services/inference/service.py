@@ -1,5 +1,6 @@
 """The wiring of inference; read this first."""
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from services.inference.stages import Stages, built_in_policy
 from services.knowledge.embedder import Embedder
 from services.knowledge.passages import Chunk, Hit, Passage
 from services.runtime.bus import Bus
-from services.runtime.calls import outgoing_metadata, time_left
+from services.runtime.calls import outgoing_metadata
 from services.runtime.clients import Clients, failure_of
 from services.runtime.rpc import RpcServer
 
@@ -86,14 +87,18 @@ def own_prices(models: Mapping[str, ModelSettings]) -> dict[str, Price]:
 
 
 def priced_models(prices: PriceBook, models: Mapping[str, Model], known: Collection[str]) -> frozenset[str]:
-    """Of the `known` models those that have a price: a policy may name no others."""
+    """Of the `known` models those whose every deployment has a price: a policy may name no others."""
     now, some = datetime.now(UTC), TokenUsage(uncached_input=1, output=1)
-    unpriced = {alias for alias, model in models.items() if prices.cost(*model.priced_as, some, now).estimated}
+    unpriced = {
+        alias
+        for alias, model in models.items()
+        if any(prices.cost(provider, name, some, now).estimated for provider, name in model.asked)
+    }
     return frozenset(known) - unpriced
 
 
 def retriever(clients: Clients) -> Retrieve:
-    """Asks the retrieval service on behalf of the caller of the call in progress, within its deadline."""
+    """Asks the retrieval service on behalf of the caller of the call in progress, within the question's deadline."""
 
     async def retrieve(tenant: TenantId, question: Question, limit: int) -> Found:
         # The tenant travels in the caller's own credential: retrieval takes nobody's word for it.
@@ -105,9 +110,8 @@ def retriever(clients: Clients) -> Retrieve:
             include_query_embedding=True,
         )
         try:
-            response = await clients.retrieval.Search(
-                request, timeout=time_left().total_seconds(), metadata=outgoing_metadata()
-            )
+            left_s = max(0.0, question.deadline - time.monotonic())
+            response = await clients.retrieval.Search(request, timeout=left_s, metadata=outgoing_metadata())
         except grpc.aio.AioRpcError as error:
             raise failure_of(error) from error
         vector = np.asarray(response.query_embedding.values, dtype=np.float32)

@@ -6,9 +6,9 @@ model or end as a best effort (71 %). With nothing relevant in the documents, 87
 """
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from services.inference.admission.settings import AdmissionSettings
 from services.inference.deployments.settings import ModelSettings
@@ -85,3 +85,10 @@ class InferenceSettings(Section):
     settle_timeout: timedelta = Field(
         default=timedelta(seconds=10), description="longest time to tell what a stage used, even when the caller left"
     )
+
+    @model_validator(mode="after")
+    def _default_model_is_one(self) -> Self:
+        if self.default_model and self.default_model not in self.models:
+            configured = ", ".join(self.models) or "none"
+            raise ValueError(f"default_model names {self.default_model!r}; the models configured are: {configured}")
+        return self

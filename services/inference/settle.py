@@ -24,6 +24,8 @@ from services.runtime.telemetry import log
 
 REQUEST_LIMIT, STAGE_LIMIT = "MAX_COST_REACHED", "STAGE_MAX_COST_REACHED"
 """Why a call is not made: the caller's own limit, the policy's for the stage. A budget has reasons of its own."""
+USAGE_NOT_TOLD = "USAGE_NOT_TOLD"
+"""Why a request fails whose usage the bus does not take."""
 _TELL_AGAIN_S = 0.5
 
 
@@ -34,12 +36,15 @@ class Spending:
     max_usd: Decimal | None = None
     """None: no limit of its own."""
     usd: Decimal = Decimal(0)
+    open_usd: Decimal = Decimal(0)
+    """What calls that are under way may come to."""
     tokens: int = 0
 
     def check_room(self, worst_usd: Decimal) -> None:
         """Raises ``NoRoom`` when a call that may cost `worst_usd` could pass the request's limit."""
-        if self.max_usd is not None and self.usd + worst_usd > self.max_usd:
-            message = f"the call could cost ${worst_usd:f} and ${self.max_usd - self.usd:f} are left of max_cost_usd"
+        if self.max_usd is not None and self.usd + self.open_usd + worst_usd > self.max_usd:
+            left = self.max_usd - self.usd - self.open_usd
+            message = f"the call could cost ${worst_usd:f} and ${left:f} are left of max_cost_usd"
             raise NoRoom(REQUEST_LIMIT, message)
 
 
@@ -90,7 +95,11 @@ class Settlement:
             return None
         hold = call.hold.event
         cost = self._prices.cost(hold.provider, hold.model, tab.tokens, hold.event_time)
-        settled = SettledCall(tab.tokens, cost.usd, tab.estimated or cost.estimated)
+        # It is charged as told, but somebody should look at it: nothing says that it is true.
+        beyond = cost.usd > call.hold.worst_usd
+        if beyond:
+            log.error("a provider told more than its call could use", provider=hold.provider, model=hold.model)
+        settled = SettledCall(tab.tokens, cost.usd, tab.estimated or cost.estimated or beyond)
         account.spending.usd += cost.usd
         account.spending.tokens += sum(vars(tab.tokens).values())
         usage = hold.model_copy(
@@ -159,7 +168,7 @@ class Settlement:
             # The event holds counts and names only. It is told again until the process ends; with it in the log, an
             # operator can do so even then: its id makes telling it twice harmless.
             log.error("usage not told yet", usage=usage.model_dump_json())
-            raise Busy("USAGE_NOT_TOLD", "what the call used could not be recorded, so it is refused; retry") from error
+            raise Busy(USAGE_NOT_TOLD, "what the call used could not be recorded, so it is refused; retry") from error
 
     async def _told_at_last(self, usage: UsageSettled) -> None:
         while True:
@@ -207,13 +216,16 @@ class StageMeter:
                 f"the call could cost ${hold.worst_usd:f}, and the policy allows the stage ${self._max_call_usd:f}"
             )
             raise NoRoom(STAGE_LIMIT, message)
-        reservation = await account.entry.reserve(hold)
-        call = _Call(hold, reservation)
+        account.spending.open_usd += hold.worst_usd
         try:
-            yield call.tab
-            call.succeeded = True
+            call = _Call(hold, await account.entry.reserve(hold))
+            try:
+                yield call.tab
+                call.succeeded = True
+            finally:
+                await seen_through(self._settle(call))
         finally:
-            await seen_through(self._settle(call))
+            account.spending.open_usd -= hold.worst_usd
 
     def _reserved_on_entering(self, provider: str, model: str, worst: TokenUsage) -> Hold | None:
         first = self._account.entry.first

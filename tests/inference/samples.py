@@ -136,7 +136,8 @@ def question(text: str, deadline_s: float = 30.0, *, streamed: bool = False, **a
     """A question with time to answer it."""
     deadline = time.monotonic() + deadline_s
     asked.setdefault("attribution", Attribution(feature="help"))
-    return Question(text, CALL, REQUEST, deadline, streamed=streamed, **asked)
+    call_id = asked.pop("call_id", CALL)
+    return Question(text, call_id, REQUEST, deadline, streamed=streamed, **asked)
 
 
 def model_settings(url: str, **endpoint: Any) -> ModelSettings:

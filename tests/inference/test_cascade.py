@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.contracts.failures import Busy, Exhausted
+from services.contracts.failures import Busy, Exhausted, Rejected
 from services.inference.cascade import AnswerStatus, Cascade, Decision, Verdict
 from services.inference.drafts import Draft
 from services.inference.policies.gates import judge
@@ -121,4 +121,22 @@ def test_a_skipped_stage_hands_on_and_tells_why() -> None:
     assert (verdict.decision, cascade.next_stage) == (Decision.SKIPPED, "large")
     cascade.skip("no room either")
     with pytest.raises(Exhausted, match="small: no room; large: no room either"):
+        cascade.conclusion()
+
+
+def test_nothing_found_by_a_stage_that_is_not_trusted_escalates() -> None:
+    """A small model that says there is no answer has not ended the matter, unless its gate believes it."""
+    cascade = _cascade()
+    assert _take(cascade, Draft(""), 0.2).decision is Decision.ESCALATED
+    assert cascade.next_stage == "large"
+    assert _take(cascade, Draft(""), 0.0).decision is Decision.ACCEPTED
+    assert cascade.conclusion().status is AnswerStatus.NO_ANSWER
+
+
+def test_a_request_that_every_stage_refuses_is_at_fault() -> None:
+    """Trying again would not help, and the caller is told so."""
+    cascade = _cascade()
+    cascade.fail("the provider answered 400", rejected=True)
+    cascade.fail("the provider answered 400", rejected=True)
+    with pytest.raises(Rejected, match="no stage takes the request"):
         cascade.conclusion()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -14,6 +15,7 @@ from services.contracts.budgets import Budget
 from services.contracts.failures import Busy, Exhausted
 from services.contracts.streams import BUDGETS_BUCKET
 from services.inference.admission.opening import admitting
+from services.inference.admission.settings import AdmissionSettings, PlanSettings
 from services.inference.answers import Answer, Limits, Question, StageReport
 from services.inference.cascade import AnswerStatus, Decision
 from services.inference.deployments.model import opened
@@ -42,7 +44,7 @@ from tests.inference.samples import (
     question,
 )
 from tests.upstream.answers import Reply
-from tests.upstream.misbehaviour import Conduct
+from tests.upstream.misbehaviour import Conduct, Latency
 from tests.upstream.server import Upstream, upstream
 
 LIBRARY = Library(BRIDGE, MUSEUM, MARKET)
@@ -63,7 +65,6 @@ class Rig:
         """Reports, pieces of text and the answer, which comes last."""
         events = [event async for event in self.generate.events(TENANT, asked)]
         assert isinstance(events[-1], Answer)
-        assert isinstance(events[0], StageReport | Answer)
         reports = [event for event in events if isinstance(event, StageReport)]
         return reports, [event for event in events if isinstance(event, str)], events[-1]
 
@@ -290,3 +291,45 @@ async def test_a_budget_without_room_refuses_or_downgrades_by_policy(rigs: Rigs,
         return
     _, _, answer = await rig.events(question("", chat=TALK))
     assert (answer.stage, answer.downgraded) == ("modest", True)
+
+
+JUDGED = """
+name: judged
+stages:
+  - name: only
+    model: large
+    max_output_tokens: 100
+    samples: 2
+    gate: {threshold: 0.5, missing: 0.6, calibrator: {kind: logistic, intercept: 0, weights: {agreement: 1}}}
+"""
+
+
+async def test_a_draft_outlives_the_failure_of_a_further_sample(rigs: Rigs) -> None:
+    """It is paid for: its gate goes without the signal."""
+    rig = await rigs(model=True, policy=JUDGED)
+    rig.server.script.upcoming.extend([Conduct(), Conduct(status=503)])
+    reports, _, answer = await rig.events(question("", chat=TALK))
+    assert (answer.stage, answer.status) == ("only", AnswerStatus.CONFIDENT)
+    assert "agreement could not be known" in reports[0].verdict.reason
+    assert len(rig.server.requests) == 2
+
+
+async def test_tokens_are_limited_for_those_who_ask_at_the_same_time(rigs: Rigs) -> None:
+    """What calls may use counts until it is known what they did."""
+    plans = {"tight": PlanSettings(tokens_per_minute=1000)}
+    rig = await rigs(model=True, admission=AdmissionSettings(plans=plans, default_plan="tight"))
+    rig.server.script.usual = Conduct(latency=Latency(median_s=0.2))
+    asked = [question("", chat=TALK, max_output_tokens=300, call_id=UUID(int=100 + n)) for n in range(20)]
+    outcomes = await asyncio.gather(*(rig.generate.answer(TENANT, one) for one in asked), return_exceptions=True)
+    assert {outcome.reason for outcome in outcomes if isinstance(outcome, Exhausted)} == {"RATE_LIMITED"}
+    assert 1 <= len(rig.server.requests) <= 3
+
+
+async def test_local_stages_keep_to_the_deadline(rigs: Rigs) -> None:
+    """An embedding model that hangs does not hang the request; what it may have computed is charged."""
+    rig = await rigs()
+    rig.embedder.gate.clear()
+    with pytest.raises(Busy, match="not done in time"):
+        await rig.generate.answer(TENANT, question(EASY, deadline_s=0.7))
+    assert rig.teller.told[0].estimated
+    rig.embedder.gate.set()

@@ -19,12 +19,15 @@ from headwater.retrieval.v1.retrieval_pb2_grpc import (
     RetrievalServiceServicer,
     add_RetrievalServiceServicer_to_server,
 )
+from pydantic import ValidationError
 
 from services.contracts.events import TokenUsage
 from services.contracts.failures import Busy
 from services.contracts.prices import Price
-from services.inference.deployments.settings import ModelSettings
-from services.inference.service import Reach, own_prices, retriever, running
+from services.inference.deployments.model import opened
+from services.inference.deployments.settings import DeploymentSettings, ModelSettings
+from services.inference.providers.settings import EndpointSettings
+from services.inference.service import Reach, own_prices, priced_models, retriever, running
 from services.inference.settings import InferenceSettings
 from services.knowledge.passages import Hit
 from services.runtime.bus import Bus
@@ -72,10 +75,12 @@ class Shelf(RetrievalServiceServicer):
     def __init__(self) -> None:
         self.asked: list[tuple[str, retrieval_pb2.SearchRequest]] = []
         self.away = False
+        self.takes_s = 0.0
 
     async def Search(self, request: Any, context: Any) -> retrieval_pb2.SearchResponse:
         """Finds them all."""
         self.asked.append((caller_tenant(), request))
+        await asyncio.sleep(self.takes_s)
         if self.away:
             raise Busy("STORE_AWAY", "the vector store does not answer")
         usage = retrieval_pb2.Usage(model="m", input_tokens=10, cost_usd="0.0000001")
@@ -248,3 +253,31 @@ async def test_a_latency_beyond_all_bounds_is_no_limit(house: House) -> None:
         pb.GenerateRequest(question=EASY, limits=limits), metadata=METADATA, timeout=10
     )
     assert response.answer.status == pb.ANSWER_STATUS_CONFIDENT
+
+
+async def test_the_latency_that_a_caller_allows_bounds_retrieval_too(house: House) -> None:
+    """It is the whole answer's, not the models' alone."""
+    house.shelf.takes_s = 3600
+    request = pb.GenerateRequest(question=EASY, limits=pb.Limits(max_latency=Duration(nanos=100_000_000)))
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await house.client.Generate(request, metadata=METADATA, timeout=60)
+    assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_an_alias_is_priced_when_all_its_deployments_are() -> None:
+    """Whichever of them answers is charged for."""
+    known, unknown = (
+        DeploymentSettings(name=name, endpoint=EndpointSettings(base_url="http://127.0.0.1:9", model=name))
+        for name in ("gpt-4o", "nobody-prices-this")
+    )
+    async with (
+        opened("one", ModelSettings(deployments=(known,))) as one,
+        opened("both", ModelSettings(deployments=(known, unknown))) as both,
+    ):
+        assert priced_models(PRICES, {"one": one, "both": both}, {"one", "both"}) == {"one"}
+
+
+def test_a_default_model_that_is_not_configured_is_refused() -> None:
+    """At the start, not with the first question."""
+    with pytest.raises(ValidationError, match="the models configured are: none"):
+        InferenceSettings(default_model="large")

@@ -153,3 +153,20 @@ async def test_telling_outlives_its_caller(account: Account) -> None:
     go_on.set()
     await until_all_seen_through(timedelta(seconds=5))
     assert len(teller.told) == 1
+
+
+async def test_calls_under_way_count_against_the_callers_limit(account: Account) -> None:
+    """Two calls at a time, as hedging makes, could together pass what one alone could not."""
+    account.spending.max_usd = Decimal("0.000015")
+    meter = Settlement(Teller(), PRICES, SECOND).meter(account, STAGE)
+    async with meter.call("local", "all-minilm-l6-v2", WORST):
+        with pytest.raises(NoRoom, match="max_cost_usd"):
+            await _call(meter, HUNDRED)
+    await _call(meter, HUNDRED)
+
+
+async def test_usage_beyond_the_worst_case_is_charged_and_flagged(account: Account) -> None:
+    """Nothing says that it is true."""
+    teller = Teller()
+    await _call(Settlement(teller, PRICES, SECOND).meter(account, STAGE), Tab(TokenUsage(uncached_input=5000)))
+    assert (teller.told[0].cost_usd, teller.told[0].estimated) == (Decimal("0.00005"), True)

@@ -156,7 +156,16 @@ class Admission:
 class Entry:
     """A request that was let in."""
 
-    __slots__ = ("_admission", "_ceiling_pico", "_spender", "_tokens", "first", "reservations", "windows")
+    __slots__ = (
+        "_admission",
+        "_ceiling_pico",
+        "_coming_pico",
+        "_spender",
+        "_tokens",
+        "first",
+        "reservations",
+        "windows",
+    )
 
     def __init__(
         self,
@@ -174,6 +183,8 @@ class Entry:
         self.first: Reservation | None = None
         """The call that was reserved on entering, until it is taken."""
         self.reservations: list[Reservation] = []
+        self._coming_pico = 0
+        """What is being reserved at this moment."""
 
     async def reserve(self, hold: Hold) -> Reservation:
         """Reserves a call: the one that was reserved on entering, when it is that one, or else by one more round trip.
@@ -189,7 +200,11 @@ class Entry:
                 return first
             await first.settle(Decimal(0))
         self.check_ceiling(hold)
-        reservation = await self._admission.reserve(self._spender, hold)
+        self._coming_pico += pico(hold.worst_usd)
+        try:
+            reservation = await self._admission.reserve(self._spender, hold)
+        finally:
+            self._coming_pico -= pico(hold.worst_usd)
         self.reservations.append(reservation)
         return reservation
 
@@ -206,7 +221,7 @@ class Entry:
         """Raises ``NoRoom`` when the request could come to more than its plan allows one request."""
         if self._ceiling_pico is None:
             return
-        committed = sum(reservation.committed_pico for reservation in self.reservations)
+        committed = self._coming_pico + sum(reservation.committed_pico for reservation in self.reservations)
         if committed + pico(hold.worst_usd) > self._ceiling_pico:
             left = usd(self._ceiling_pico - committed)
             raise NoRoom(

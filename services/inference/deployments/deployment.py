@@ -15,6 +15,8 @@ from services.inference.drafts import Meter
 from services.inference.providers.chat import ChatModel, ChatRequest, Completion
 from services.runtime.telemetry import log
 
+_ASTRAY = frozenset({"401", "403", "404"})
+"""Refusals that are no fault of the request: the deployment's credential or address is wrong."""
 Clock = Callable[[], float]
 """Seconds on a monotonic clock."""
 
@@ -149,7 +151,7 @@ class Deployment:
         pause_s = asked_pause(failure, self._retry_after_cap_s)
         if pause_s:
             self._alone_until = max(self._alone_until, now + pause_s)
-        if not isinstance(failure, Busy | Exhausted):
+        if not isinstance(failure, Busy | Exhausted) and failure.metadata.get("status") not in _ASTRAY:
             return CallOutcome.SUCCEEDED
         # Callers with too little time must not close a deployment for those who have enough.
         return so_far if now >= call.deadline else CallOutcome.FAILED

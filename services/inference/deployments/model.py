@@ -55,6 +55,11 @@ class Model:
         first = min(self._deployments, key=lambda deployment: (deployment.order, -deployment.weight))
         return first.provider, first.model
 
+    @property
+    def asked(self) -> frozenset[tuple[str, str]]:
+        """Provider and model of every deployment."""
+        return frozenset((deployment.provider, deployment.model) for deployment in self._deployments)
+
     def complete(self, request: ChatRequest, meter: Meter, deadline: float) -> AsyncGenerator[str | Completion, None]:
         """Yields the answer's text as it comes and, once every attempt is settled, the completion.
 
