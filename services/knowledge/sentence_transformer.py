@@ -162,10 +162,10 @@ class SentenceTransformerEmbedder:
         )
         waiting = self._waiting[priority]
         waiting.extend(_Text(call, position, ids) for position, ids in enumerate(token_ids))
+        # One that has ended finds nothing more, though its callbacks may still be on their way.
+        self._workers = {worker for worker in self._workers if not worker.done()}
         for _ in range(min(len(token_ids), self._threads - len(self._workers))):
-            worker = asyncio.create_task(self._work(), name="embedder")
-            self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+            self._workers.add(asyncio.create_task(self._work(), name="embedder"))
         try:
             return await call.done
         finally:

@@ -119,3 +119,14 @@ async def test_a_folder_that_holds_no_model_is_refused(tmp_path_factory: pytest.
     with pytest.raises(Rejected) as refused:
         await SentenceTransformerEmbedder.load(EmbeddingSettings(model=str(tmp_path_factory.mktemp("empty"))))
     assert refused.value.reason == "MODEL_UNKNOWN"
+
+
+async def test_no_text_is_left_when_the_last_worker_has_just_ended(embedder: SentenceTransformerEmbedder) -> None:
+    """What comes at the very moment that a worker finds nothing more gets a worker of its own."""
+
+    async def embed(rounds: int) -> None:
+        for number in range(rounds):
+            await embedder.embed([f"otter {number}"], Priority.QUESTION)
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(embed(40) for _ in range(3)))
