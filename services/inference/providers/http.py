@@ -1,7 +1,7 @@
 """HTTP/1.1 to one provider: kept connections, responses read as they come, one timer a call.
 
-Written on a bare parser because it costs less than half of aiohttp's CPU a call and a fortieth of an SDK's
-(`benchmarks/transport.py`, each bare). It follows no redirects, knows no proxies and asks for no compression: providers use none
+Written on a bare parser because it costs less than half of aiohttp's CPU a call and a fortieth of an SDK's, each bare
+(`benchmarks/transport.py`). It follows no redirects, knows no proxies and asks for no compression: providers use none
 of these.
 """
 
