@@ -69,7 +69,8 @@ def start(environment: dict[str, str]) -> Callable[..., Awaitable[asyncio.subpro
     """Starts `headwater` with the arguments given; keywords add to its environment. `stdout` is a file's number."""
 
     async def start(*arguments: str, stdout: int = asyncio.subprocess.PIPE, **more: str) -> asyncio.subprocess.Process:
-        command = (sys.executable, "-m", "services.cli.main", *arguments)
+        # Whoever runs the tests in the background has SIGINT ignored, and children would inherit that.
+        command = ("env", "--default-signal=INT", sys.executable, "-m", "services.cli.main", *arguments)
         pipe = asyncio.subprocess.PIPE
         return await asyncio.create_subprocess_exec(
             *command, stdin=pipe, stdout=stdout, stderr=pipe, env={**environment, **more}
