@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from nats.js.kv import KV_DEL, KV_OP, KV_PURGE, KeyValue
 from services.contracts.failures import Busy, Conflict, Rejected
 from services.contracts.streams import BucketSpec
 from services.runtime.reading import stored
+from services.runtime.telemetry import log
 
 _GONE = (KV_DEL, KV_PURGE)
 _WRONG_REVISION = 10071
@@ -24,6 +25,7 @@ _READ_TIMEOUT_S = 5.0
 _LOOK_AGAIN_S = 5.0
 """Changes are pushed; looking again now and then makes up for one lost with a connection."""
 _QUEUED_CHANGES = 1024
+_FOLLOW_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Bucket:
         self._prefix = f"$KV.{spec.name}."
         self._listeners: dict[str, list[asyncio.Queue[Entry]]] = defaultdict(list)
         self._pushing: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> str:
+        """As it is declared."""
+        return self._spec.name
 
     async def get(self, key: str) -> Entry | None:
         """The key's value, or None when it has none."""
@@ -146,6 +153,22 @@ class Bucket:
                 with contextlib.suppress(TimeoutError):
                     while True:
                         yield await asyncio.wait_for(queue.get(), 12 * _LOOK_AGAIN_S)
+
+    async def follow(self, take: Callable[[Entry], Awaitable[None]]) -> None:
+        """Has `take` see what `followed` yields until it is cancelled; what goes wrong is logged, and it begins again.
+
+        Whoever keeps a copy of the bucket would otherwise go on with an old one in silence.
+        """
+        while True:
+            try:
+                async with contextlib.aclosing(self.followed()) as entries:
+                    async for entry in entries:
+                        await take(entry)
+            except Exception as error:  # noqa: BLE001 - as above: it must not end
+                log.error(
+                    "following failed; following again", bucket=self.name, error=str(error) or type(error).__name__
+                )
+            await asyncio.sleep(_FOLLOW_AGAIN_S)
 
     @contextmanager
     def _listening(self, key: str) -> Iterator["asyncio.Queue[Entry]"]:

@@ -34,7 +34,7 @@ from nats.js.api import (
 from services.contracts.events import Event
 from services.contracts.failures import Busy
 from services.contracts.streams import BucketSpec, StreamSpec
-from services.runtime.acked import Outgoing, Publisher, bus_away
+from services.runtime.acked import Outgoing, Publisher
 from services.runtime.buckets import Bucket
 from services.runtime.counters import Counters
 from services.runtime.delivery import DeadLetters, E, Puller, Subscription, Worker
@@ -45,7 +45,7 @@ from services.runtime.telemetry import log
 
 _PUBLISH_ATTEMPTS = 3
 """As many times the publish timeout an event is told again and again."""
-_PAUSES_S = (0.1, 0.2, *[0.5] * 30)
+_LONGEST_PAUSE_S = 0.5
 _PENDING_BYTES = 64 * 1024 * 1024
 
 
@@ -87,16 +87,17 @@ class Bus:
     async def _publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
         message = Outgoing(subject, payload, headers)
         until = time.monotonic() + _PUBLISH_ATTEMPTS * self._settings.publish_timeout.total_seconds()
-        for pause_s in _PAUSES_S:
+        pause_s = 0.1
+        while True:
             try:
                 await self.publisher.publish([message])
             except Busy:
                 if time.monotonic() + pause_s > until:
                     raise
-                await asyncio.sleep(pause_s)
             else:
                 return
-        raise bus_away()
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     async def bucket(self, spec: BucketSpec) -> Bucket:
         """A bucket that exists (see apply_streams).

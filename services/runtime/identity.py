@@ -5,7 +5,6 @@ hash would add nothing but latency. Records live in a bucket that every process 
 revoked anywhere counts everywhere within moments.
 """
 
-import asyncio
 import contextlib
 import hashlib
 import hmac
@@ -22,12 +21,10 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from services.contracts.failures import Conflict, Denied, Missing, Unauthenticated
 from services.contracts.tenants import TenantId
 from services.runtime.background import background
-from services.runtime.buckets import Bucket
-from services.runtime.telemetry import log
+from services.runtime.buckets import Bucket, Entry
 
 _KEY = re.compile(r"hw_([A-Za-z0-9]{12})_([A-Za-z0-9_-]{43})")
 _ID_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
-_WATCH_RETRY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ class KeyStore:
     async def watching(self) -> AsyncIterator[None]:
         """Keeps the mirror up to date while the context is open."""
         await self._fill()
-        async with background(self._follow()):
+        async with background(self._bucket.follow(self._take)):
             yield
 
     async def authenticate(self, key: str) -> Caller:
@@ -177,18 +174,11 @@ class KeyStore:
 
     async def _fill(self) -> None:
         for entry in await self._bucket.entries():
-            self._mirror[entry.key] = KeyRecord.model_validate_json(entry.value)
+            await self._take(entry)
 
-    async def _follow(self) -> None:
-        while True:
-            try:
-                async with contextlib.aclosing(self._bucket.followed()) as entries:
-                    async for entry in entries:
-                        if not entry.deleted:
-                            self._mirror[entry.key] = KeyRecord.model_validate_json(entry.value)
-            except Exception as error:  # noqa: BLE001 - a mirror that silently stops would honour revoked keys
-                log.error("watching keys failed; watching again", error=str(error) or type(error).__name__)
-            await asyncio.sleep(_WATCH_RETRY_S)
+    async def _take(self, entry: Entry) -> None:
+        if not entry.deleted:
+            self._mirror[entry.key] = KeyRecord.model_validate_json(entry.value)
 
 
 def new_key() -> str:

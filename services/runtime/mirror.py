@@ -1,7 +1,6 @@
 """Mirrors: a bucket's values kept in memory, for what is read at every request and changed now and then."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
@@ -12,7 +11,6 @@ from services.runtime.telemetry import log
 
 V = TypeVar("V")
 
-_RETRY_S = 1.0
 _REFILL_S = 30.0
 """A removal whose push was lost with a connection is seen at the latest then."""
 
@@ -20,10 +18,9 @@ _REFILL_S = 30.0
 class Mirror(Generic[V]):
     """The values of a bucket, by key."""
 
-    def __init__(self, bucket: Bucket, decode: Callable[[bytes], V], name: str) -> None:
+    def __init__(self, bucket: Bucket, decode: Callable[[bytes], V]) -> None:
         self._bucket = bucket
         self._decode = decode
-        self._name = name
         self._revisions: dict[str, int] = {}
         self.values: dict[str, V] = {}
         self.version = 0
@@ -37,19 +34,19 @@ class Mirror(Generic[V]):
             Busy: the bus is away.
         """
         await self._refill()
-        async with background(self._follow(), self._keep_refilling()):
+        async with background(self._bucket.follow(self._take), self._keep_refilling()):
             yield
 
     async def _refill(self) -> None:
         before = dict(self._revisions)
         entries = await self._bucket.entries()
         for entry in entries:
-            self._take(entry)
+            await self._take(entry)
         for key in before.keys() - {entry.key for entry in entries}:
             if self._revisions.get(key) == before[key]:
                 self._drop(key)
 
-    def _take(self, entry: Entry) -> None:
+    async def _take(self, entry: Entry) -> None:
         if entry.revision <= self._revisions.get(entry.key, 0):
             return
         if entry.deleted:
@@ -58,7 +55,9 @@ class Mirror(Generic[V]):
         try:
             value = self._decode(entry.value)
         except ValueError as error:
-            log.error("a record cannot be read; the one before it stays", bucket=self._name, error=type(error).__name__)
+            log.error(
+                "a record cannot be read; the one before it stays", bucket=self._bucket.name, error=type(error).__name__
+            )
             return
         self._revisions[entry.key] = entry.revision
         self.values[entry.key] = value
@@ -69,22 +68,10 @@ class Mirror(Generic[V]):
         self.values.pop(key, None)
         self.version += 1
 
-    async def _follow(self) -> None:
-        while True:
-            try:
-                async with contextlib.aclosing(self._bucket.followed()) as entries:
-                    async for entry in entries:
-                        self._take(entry)
-            except Exception as error:  # noqa: BLE001 - a mirror that silently stops would honour what was withdrawn
-                log.error(
-                    "watching failed; watching again", bucket=self._name, error=str(error) or type(error).__name__
-                )
-            await asyncio.sleep(_RETRY_S)
-
     async def _keep_refilling(self) -> None:
         while True:
             await asyncio.sleep(_REFILL_S)
             try:
                 await self._refill()
-            except Exception as error:  # noqa: BLE001 - as above
-                log.warning("a mirror could not be read again", bucket=self._name, error=str(error))
+            except Exception as error:  # noqa: BLE001 - a mirror that silently stops would honour what was withdrawn
+                log.warning("a mirror could not be read again", bucket=self._bucket.name, error=str(error))

@@ -34,8 +34,8 @@ async def admitting(
     Raises:
         Busy: the bus is away, or its streams and buckets were not applied.
     """
-    tenants = Mirror(await bus.bucket(TENANTS_BUCKET), TenantRecord.model_validate_json, TENANTS_BUCKET.name)
-    budgets = Mirror(await bus.bucket(BUDGETS_BUCKET), Budget.model_validate_json, BUDGETS_BUCKET.name)
+    tenants = Mirror(await bus.bucket(TENANTS_BUCKET), TenantRecord.model_validate_json)
+    budgets = Mirror(await bus.bucket(BUDGETS_BUCKET), Budget.model_validate_json)
     owners, beats = await bus.bucket(OWNERS_BUCKET), await bus.bucket(BEATS_BUCKET)
     owner = Owner(bus.counters, owners, beats)
 

@@ -7,39 +7,13 @@ docs/policies.md describes it for those who write one.
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from services.inference.policies.prompt_features import VERSION as FEATURES_VERSION
 from services.inference.policies.prompt_features import is_feature
-
-SIGNALS = (
-    "confidence",
-    "logprob_mean",
-    "logprob_min",
-    "logprob_p10",
-    "logprob_median",
-    "margin_mean",
-    "margin_min",
-    "groundedness",
-    "agreement",
-    "agreement_previous",
-    "previous_probability",
-    "schema_valid",
-    "verifier",
-    "abstained",
-    "output_tokens",
-)
-"""What a gate may look at.
-
-confidence: a local stage's own. logprob_*: of the answer's tokens. margin_*: between a token and its best alternative.
-groundedness: which part of the answer's sentences stands in the passages, 0 to 1. agreement: which part of the samples
-says the same. agreement_previous: which part of the earlier stages' drafts says the same. previous_probability: the
-last earlier draft's. schema_valid: 1 or 0. verifier: a model's verdict, 0 to 1. abstained: 1 when the model says that
-it does not know. output_tokens: the answer's length.
-"""
 
 Signal = Literal[
     "confidence",
@@ -58,6 +32,15 @@ Signal = Literal[
     "abstained",
     "output_tokens",
 ]
+"""What a gate may look at.
+
+confidence: a local stage's own. logprob_*: of the answer's tokens. margin_*: between a token and its best alternative.
+groundedness: which part of the answer's sentences stands in the passages, 0 to 1. agreement: which part of the samples
+says the same. agreement_previous: which part of the earlier stages' drafts says the same. previous_probability: the
+last earlier draft's. schema_valid: 1 or 0. verifier: a model's verdict, 0 to 1. abstained: 1 when the model says that
+it does not know. output_tokens: the answer's length.
+"""
+SIGNALS: tuple[str, ...] = get_args(Signal)
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Gain = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 """Of probability."""

@@ -4,7 +4,6 @@ Serving reads memory alone. What cannot be read, or names a model this process d
 runs where it is and is logged.
 """
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
@@ -34,7 +33,6 @@ from services.runtime.background import background
 from services.runtime.buckets import Bucket, Entry
 from services.runtime.telemetry import log
 
-_WATCH_RETRY_S = 1.0
 _PUT_ATTEMPTS = 20
 
 
@@ -79,7 +77,7 @@ class PolicyStore:
         """
         for entry in await self._assignments.entries():
             await self._take(entry)
-        async with background(self._follow()):
+        async with background(self._assignments.follow(self._take)):
             yield
 
     def policy_for(self, tenant: TenantId, feature: str) -> PolicyVersion:
@@ -191,16 +189,6 @@ class PolicyStore:
             return self._built_in.version
         record = await self.get(name, version)
         return PolicyVersion(record, parse_policy(record.text, known_models=self._known_models, priced=self._priced))
-
-    async def _follow(self) -> None:
-        while True:
-            try:
-                async with contextlib.aclosing(self._assignments.followed()) as entries:
-                    async for entry in entries:
-                        await self._take(entry)
-            except Exception as error:  # noqa: BLE001 - following that silently stops would serve yesterday's policy
-                log.error("following policies failed; following again", error=str(error) or type(error).__name__)
-            await asyncio.sleep(_WATCH_RETRY_S)
 
     async def _take(self, entry: Entry) -> None:
         """Runs what an assignment says, if it can.
