@@ -37,8 +37,8 @@ up: $(READY) ## run everything and print how to call it
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest
 
-chaos: $(READY) ## run the chaos tests at full size and show what they measured
-	HEADWATER_CHAOS=full timeout 1800 $(BIN)/python -m pytest tests/chaos -o log_cli=true -o log_cli_level=INFO
+chaos: $(READY) ## run the chaos tests at full size (HEADWATER_CHAOS_MINUTES=60) and show what they measured
+	HEADWATER_CHAOS=full timeout $$((60 * ($${HEADWATER_CHAOS_MINUTES:-60} + 60))) $(BIN)/python -m pytest tests/chaos -o log_cli=true -o log_cli_level=INFO
 
 check: $(READY) ## lint, types, import rules, protos, generated code
 	ruff check .

@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from time import monotonic
 
 import nats
 import psutil
@@ -26,6 +25,7 @@ from services.runtime.bus import Bus, apply_streams, connected
 from services.runtime.identity import KeyStore
 from services.runtime.nats_server import embedded_nats_server
 from services.runtime.settings import BusSettings
+from tests.ready import ready_address
 
 START_LIMIT_S = 120
 STOP_LIMIT_S = 60
@@ -128,20 +128,10 @@ async def _running(settings: dict[str, str], log: Path) -> AsyncIterator[tuple[p
             stderr=stderr,
         )
     try:
-        yield psutil.Process(process.pid), await _address(process, log)
+        yield psutil.Process(process.pid), await ready_address(process, log, START_LIMIT_S)
     finally:
         if process.returncode is None:
             process.terminate()
         status = await asyncio.wait_for(process.wait(), STOP_LIMIT_S)
     if status != 0:
         raise CannotMeasureError(f"inference ended with {status}:\n{log.read_text()[-2000:]}")
-
-
-async def _address(process: asyncio.subprocess.Process, log: Path) -> str:
-    end = monotonic() + START_LIMIT_S
-    while monotonic() < end and process.returncode is None:
-        for line in log.read_text().splitlines():
-            if line.startswith("{") and (event := json.loads(line)).get("event") == "ready":
-                return str(event["address"])
-        await asyncio.sleep(0.05)
-    raise CannotMeasureError(f"inference did not start:\n{log.read_text()[-2000:]}")

@@ -31,7 +31,6 @@ from services.cli.word_wrap import WrappedStream
 
 TIMEOUT = timedelta(minutes=2)
 
-_CONFIDENT = inference_pb2.ANSWER_STATUS_CONFIDENT
 _NO_ANSWER = inference_pb2.ANSWER_STATUS_NO_ANSWER
 
 
@@ -151,16 +150,21 @@ def _stages(answer: inference_pb2.Answer) -> Table:
             inference_pb2.STAGE_DECISION_ACCEPTED,
             inference_pb2.STAGE_DECISION_ESCALATED,
         }
-        sign = "≥" if report.confidence >= report.threshold else "<"
         listing.add_row(
             plain(report.stage),
             state(decision),
-            f"{report.confidence:.2f} {sign} {report.threshold:.2f}" if judged else "",
+            _confidence(report) if judged else "",
             _time(report.latency_ms),
             f"~{cost}" if report.estimated else cost,
             plain(report.reason),
         )
     return listing
+
+
+def _confidence(report: inference_pb2.StageReport) -> str:
+    if report.confidence_unknown:
+        return "unknown"
+    return f"{report.confidence:.2f} {'≥' if report.confidence >= report.threshold else '<'} {report.threshold:.2f}"
 
 
 def _time(milliseconds: float) -> str:
@@ -170,7 +174,9 @@ def _time(milliseconds: float) -> str:
 def _verdict(answer: inference_pb2.Answer) -> Text:
     verdict = state(enum_word(inference_pb2.AnswerStatus.DESCRIPTOR, answer.status))
     if answer.stage:
-        verdict.append(f" {answer.confidence:.2f}").append(f" from {one_line(answer.stage)}", style="dim")
+        if answer.status != inference_pb2.ANSWER_STATUS_UNJUDGED:
+            verdict.append(f" {answer.confidence:.2f}")
+        verdict.append(f" from {one_line(answer.stage)}", style="dim")
     verdict.append(" · cost ", style="dim").append(f"${usd(answer.cost_usd)}", style="bold")
     verdict.append(f" with ${usd(answer.retrieval_cost_usd)} for retrieval", style="dim")
     estimated = " · ~ is estimated" if any(report.estimated for report in answer.stages) else ""

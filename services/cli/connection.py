@@ -14,7 +14,10 @@ from headwater.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from headwater.inference.v1.policies_pb2_grpc import PolicyServiceStub
 from headwater.ingest.v1.ingest_pb2_grpc import IngestServiceStub
 from headwater.metering.v1.metering_pb2_grpc import MeteringServiceStub
+from headwater.metering.v1.prices_pb2_grpc import PriceServiceStub
+from headwater.metering.v1.reports_pb2_grpc import ReportServiceStub
 from headwater.metering.v1.tenants_pb2_grpc import TenantServiceStub
+from headwater.metering.v1.webhooks_pb2_grpc import WebhookServiceStub
 from headwater.retrieval.v1.retrieval_pb2_grpc import RetrievalServiceStub
 
 from services.cli.data_folder import ADMIN_KEY_FILE, DataFolder
@@ -27,7 +30,10 @@ if TYPE_CHECKING:
     from headwater.inference.v1.policies_pb2_grpc import PolicyServiceAsyncStub
     from headwater.ingest.v1.ingest_pb2_grpc import IngestServiceAsyncStub
     from headwater.metering.v1.metering_pb2_grpc import MeteringServiceAsyncStub
+    from headwater.metering.v1.prices_pb2_grpc import PriceServiceAsyncStub
+    from headwater.metering.v1.reports_pb2_grpc import ReportServiceAsyncStub
     from headwater.metering.v1.tenants_pb2_grpc import TenantServiceAsyncStub
+    from headwater.metering.v1.webhooks_pb2_grpc import WebhookServiceAsyncStub
     from headwater.retrieval.v1.retrieval_pb2_grpc import RetrievalServiceAsyncStub
 
 DEFAULT_ADDRESS = "127.0.0.1:7443"
@@ -154,6 +160,9 @@ class Connection:
         self.policies: PolicyServiceAsyncStub = PolicyServiceStub(channel)
         self.metering: MeteringServiceAsyncStub = MeteringServiceStub(channel)
         self.tenants: TenantServiceAsyncStub = TenantServiceStub(channel)
+        self.webhooks: WebhookServiceAsyncStub = WebhookServiceStub(channel)
+        self.prices: PriceServiceAsyncStub = PriceServiceStub(channel)
+        self.reports: ReportServiceAsyncStub = ReportServiceStub(channel)
         self.terms: CallTerms = {
             "timeout": timeout.total_seconds(),
             "metadata": (("authorization", f"Bearer {key}"),),

@@ -33,7 +33,8 @@ class _ListsByDefault(TyperGroup):
 
 app = typer.Typer(
     cls=_ListsByDefault,
-    help="List, show and delete documents. Plain [cyan]headwater docs[/] lists them.",
+    help="List, show and delete documents. Plain [cyan]headwater docs[/] lists them and takes the options of list.",
+    epilog="Example:  [cyan]headwater docs --state failed --json[/]",
     rich_markup_mode="rich",
 )
 

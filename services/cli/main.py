@@ -14,7 +14,25 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from services.cli import ask, budget, cascade_command, costs, docs, key, policy, put, search, sql, tenant
+from services.cli import (
+    alerts,
+    ask,
+    audit,
+    budget,
+    cascade_command,
+    costs,
+    docs,
+    export,
+    forecast,
+    key,
+    load,
+    policy,
+    prices,
+    put,
+    search,
+    sql,
+    tenant,
+)
 from services.cli.errors import MEANINGS, CommandFailed, Exit, of_failure
 from services.cli.rendering import note
 from services.contracts.failures import Failure
@@ -30,7 +48,25 @@ SERVER_COMMANDS: Mapping[str, str] = MappingProxyType(
         "streams": "Create and update the message streams.",
     }
 )
-CLIENT_COMMANDS = ("tenant", "key", "put", "docs", "search", "ask", "policy", "cascade", "costs", "budget", "sql")
+CLIENT_COMMANDS = (
+    "tenant",
+    "key",
+    "put",
+    "docs",
+    "search",
+    "ask",
+    "policy",
+    "cascade",
+    "costs",
+    "budget",
+    "forecast",
+    "prices",
+    "audit",
+    "sql",
+    "revenue",
+    "outcomes",
+    "export",
+)
 """In the order in which a newcomer needs them."""
 
 DEBUG = "HEADWATER_DEBUG"
@@ -78,10 +114,16 @@ app = typer.Typer(
 app.add_typer(tenant.app, name="tenant")
 app.add_typer(budget.app, name="budget")
 app.add_typer(key.app, name="key")
+app.add_typer(alerts.app, name="alerts")
+app.add_typer(alerts.webhook_app, name="webhook")
+app.add_typer(prices.app, name="prices")
+app.add_typer(load.revenue_app, name="revenue")
+app.add_typer(load.outcomes_app, name="outcomes")
+app.add_typer(export.app, name="export")
 app.add_typer(docs.app, name="docs")
 app.add_typer(policy.app, name="policy")
 app.add_typer(cascade_command.app, name="cascade")
-for _module in (put, search, ask, costs, sql):
+for _module in (put, search, ask, costs, forecast, audit, sql):
     _module.register(app)
 
 

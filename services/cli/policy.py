@@ -2,27 +2,24 @@
 
 import sys
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from headwater.inference.v1 import policies_pb2
 
 from services.cli.client_command import Session, client_command
-from services.cli.errors import CommandFailed, Exit
+from services.cli.document_files import read_document, tell_problems
+from services.cli.errors import Exit
 from services.cli.rendering import as_json, clean, local_time, one_line, plain, print_json, stderr, stdout, table
 
 if TYPE_CHECKING:
-    from services.inference.policies.documents import Problem
+    from services.contracts.documents import Problem
     from services.inference.policies.schema import Policy
 
 app = typer.Typer(
     help="Check, store, list, show and activate cascade policies (docs/policies.md).", rich_markup_mode="rich"
 )
 TIMEOUT = timedelta(seconds=15)
-_MOST_BYTES = 1024 * 1024
-"""More than any policy may have; it only bounds what is read of a wrong file."""
-
 _File = Annotated[str, typer.Argument(help="The policy, YAML or JSON; - reads standard input.", metavar="FILE")]
 
 
@@ -36,7 +33,7 @@ def check(
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Check a policy without a server: what is wrong, line by line, as FILE:LINE: REASON."""
-    policy, problems = _checked(_read(file), model)
+    policy, problems = _checked(read_document(file), model)
     if json_output:
         told = [{"line": problem.line, "reason": problem.reason} for problem in problems]
         print_json({"file": file, "valid": policy is not None, "problems": told})
@@ -44,17 +41,17 @@ def check(
         stages = ", ".join(stage.name for stage in policy.stages)
         stdout().print(f"{one_line(file)}: policy {policy.name} is valid; its stages: {stages}", soft_wrap=True)
     else:
-        _tell(file, problems)
+        tell_problems(file, problems)
     raise typer.Exit(Exit.OK if policy is not None else Exit.REJECTED)
 
 
 @client_command(app, "put", role="admin", timeout=TIMEOUT, example="headwater policy put policy.yaml")
 async def put(session: Session, file: _File) -> Exit | None:
     """Store a policy as the next version of its name. It changes nothing until it is activated."""
-    text = _read(file)
+    text = read_document(file)
     policy, problems = _checked(text, None)
     if policy is None:
-        _tell(file, problems)
+        tell_problems(file, problems)
         return Exit.REJECTED
     request = policies_pb2.PutPolicyRequest(text=text)
     stored = (await session.connection.policies.PutPolicy(request, **session.connection.terms)).version
@@ -166,27 +163,6 @@ def _checked(text: str, models: list[str] | None) -> "tuple[Policy | None, list[
     from services.inference.policies.parsing import check_policy
 
     return check_policy(text, known_models=models or None, priced=None)
-
-
-def _read(file: str) -> str:
-    data = sys.stdin.buffer.read(_MOST_BYTES) if file == "-" else _first_bytes(Path(file))
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise CommandFailed(Exit.REJECTED, f"{file}:{line}: this is no UTF-8 text") from None
-
-
-def _first_bytes(path: Path) -> bytes:
-    """No more than tells that it is too large."""
-    with path.open("rb") as opened:
-        return opened.read(_MOST_BYTES)
-
-
-def _tell(file: str, problems: "list[Problem]") -> None:
-    err = stderr()
-    for problem in problems:
-        err.print(one_line(f"{file}:{problem.line}: {problem.reason}"), soft_wrap=True)
 
 
 def _print_version(session: Session, version: policies_pb2.PolicyVersion) -> None:

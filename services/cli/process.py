@@ -14,7 +14,7 @@ from services.cli.data_folder import ADMIN_KEY_FILE
 from services.cli.settings import Settings
 from services.contracts.failures import Rejected
 from services.contracts.prices import PriceBook
-from services.contracts.streams import BUCKETS, KEYS_BUCKET, STREAMS
+from services.contracts.streams import BUCKETS, KEYS_BUCKET, PRICES_BUCKET, STREAMS
 from services.inference import service as inference
 from services.ingest import service as ingest
 from services.ingest.blobs import open_blobs
@@ -25,11 +25,13 @@ from services.knowledge.store import VectorStore
 from services.metering import clickhouse
 from services.metering import service as metering
 from services.metering.budgets import PlanCaps
+from services.metering.price_store import PriceStore
 from services.retrieval import service as retrieval
 from services.runtime.bus import Bus, apply_streams, connected
 from services.runtime.clients import connected_clients
 from services.runtime.identity import KeyStore, is_key, new_key
 from services.runtime.nats_server import embedded_nats_server
+from services.runtime.outbox import Outbox, outbox
 from services.runtime.process import announced, collect_garbage_less, exclusive, write_private
 from services.runtime.rpc import RpcServer
 from services.runtime.seen_through import until_all_seen_through
@@ -157,7 +159,14 @@ async def _open_roles(
     """Opens what the roles stand on, then the roles. Metering opens before the others and so ends after them: they
     still tell it what they spent while they drain.
     """
+    # Opened before all that tells usage, and so closed after it.
+    usage = await stack.enter_async_context(outbox(bus, settings.data_dir / "outbox", settings.outbox))
     prices = PriceBook(settings.prices)
+    # Metering prices again what the endpoints' own prices priced here: it must know them too.
+    versions = PriceStore(
+        await bus.bucket(PRICES_BUCKET), prices.with_own(inference.own_prices(settings.inference.models))
+    )
+    await stack.enter_async_context(versions.watching())
     worker, api = only is not Half.API, only is not Half.WORKER
     drafts = Role.INFERENCE in roles and settings.inference.local_stages
     embeds = (worker and Role.INGEST in roles) or (api and (Role.RETRIEVAL in roles or drafts))
@@ -166,7 +175,7 @@ async def _open_roles(
     loading = asyncio.create_task(SentenceTransformerEmbedder.load(settings.knowledge.embedding)) if embeds else None
     try:
         if Role.METERING in roles:
-            await _open_metering(settings, bus, keys, server, stack, worker=worker, api=api)
+            await _open_metering(settings, bus, keys, server, versions, stack, worker=worker, api=api)
         embedder = await loading if loading else None
     except BaseException:
         if loading:
@@ -181,15 +190,22 @@ async def _open_roles(
             drain = settings.process.drain_timeout
             await stack.enter_async_context(
                 ingest.working(
-                    settings.ingest, drain, bus=bus, blobs=blobs, store=store, embedder=embedder, prices=prices
+                    settings.ingest,
+                    drain,
+                    bus=bus,
+                    usage=usage,
+                    blobs=blobs,
+                    store=store,
+                    embedder=embedder,
+                    prices=prices,
                 )
             )
         if api:
             await stack.enter_async_context(ingest.serving(settings.ingest, bus=bus, blobs=blobs, server=server))
     if api and Role.RETRIEVAL in roles and store and embedder:
-        retrieval.serve(settings.retrieval, bus=bus, store=store, embedder=embedder, prices=prices, server=server)
+        retrieval.serve(settings.retrieval, usage=usage, store=store, embedder=embedder, prices=prices, server=server)
     if api and Role.INFERENCE in roles:
-        await _open_inference(settings, bus, server, embedder if drafts else None, prices, stack)
+        await _open_inference(settings, bus, usage, server, embedder if drafts else None, prices, stack)
 
 
 async def _open_metering(
@@ -197,6 +213,7 @@ async def _open_metering(
     bus: Bus,
     keys: KeyStore,
     server: RpcServer,
+    prices: PriceStore,
     stack: AsyncExitStack,
     *,
     worker: bool,
@@ -214,6 +231,7 @@ async def _open_metering(
             keys=keys,
             server=server,
             plans=_plan_caps(settings),
+            prices=prices,
             worker=worker,
             api=api,
         )
@@ -222,7 +240,11 @@ async def _open_metering(
 
 def _plan_caps(settings: Settings) -> PlanCaps:
     admission = settings.inference.admission
-    return PlanCaps({name: plan.monthly_cap_usd for name, plan in admission.plans.items()}, admission.default_plan)
+    return PlanCaps(
+        {name: plan.monthly_cap_usd for name, plan in admission.plans.items()},
+        admission.default_plan,
+        {name: plan.monthly_price_usd for name, plan in admission.plans.items()},
+    )
 
 
 async def _open_store(settings: Settings, embedder: Embedder, stack: AsyncExitStack) -> VectorStore:
@@ -233,12 +255,19 @@ async def _open_store(settings: Settings, embedder: Embedder, stack: AsyncExitSt
 
 
 async def _open_inference(
-    settings: Settings, bus: Bus, server: RpcServer, embedder: Embedder | None, prices: PriceBook, stack: AsyncExitStack
+    settings: Settings,
+    bus: Bus,
+    usage: Outbox,
+    server: RpcServer,
+    embedder: Embedder | None,
+    prices: PriceBook,
+    stack: AsyncExitStack,
 ) -> None:
     address = settings.clients.retrieval_address
     certificate = settings.clients.ca_certificate if address else None
     clients = await stack.enter_async_context(connected_clients(address or server.listen_locally(), certificate))
-    reach = inference.Reach(inference.retriever(clients), partial(bus.publish, Role.INFERENCE.value), bus)
+    tell = partial(usage.tell, Role.INFERENCE.value)
+    reach = inference.Reach(inference.retriever(clients), tell, bus, usage.check_room)
     await stack.enter_async_context(
         inference.running(settings.inference, reach, embedder=embedder, prices=prices, server=server)
     )

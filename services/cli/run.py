@@ -37,6 +37,9 @@ def run(
     only: Annotated[
         Half | None, typer.Option(help="Run only the half that works on messages, or only the one that answers calls.")
     ] = None,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON when it is ready, instead of the welcome.")
+    ] = False,
 ) -> None:
     """Run the platform, or some of its roles, until Ctrl-C.
 
@@ -45,7 +48,7 @@ def run(
     settings = load_settings()
     configure_logging(settings.process)
     chosen = _roles(roles or [ALL])
-    uvloop.run(_run(settings, chosen, only))
+    uvloop.run(_run(settings, chosen, only, json_output=json_output))
 
 
 @app.command(epilog="Example:  [cyan]HEADWATER_RPC__ADDRESS=0.0.0.0:7443 headwater check[/]")
@@ -98,14 +101,17 @@ def streams_apply(json_output: Json = False) -> None:
         stdout().print(plain(f"applied: {', '.join(names)}"))
 
 
-async def _run(settings: Settings, roles: frozenset[Role], only: Half | None) -> None:
+async def _run(settings: Settings, roles: frozenset[Role], only: Half | None, *, json_output: bool) -> None:
     main = asyncio.current_task()
     assert main is not None  # noqa: S101 - a coroutine that runs has a task
     signalled = cancel_on_signals(main)
     try:
         async with running(settings, roles, only) as address:
             log.info("ready", address=address, roles=sorted(roles), data_dir=str(settings.data_dir))
-            if roles == ALL_ROLES and settings.bus.url is None:
+            if json_output:
+                print_json({"address": address, "roles": sorted(roles), "data_dir": str(settings.data_dir)})
+                sys.stdout.flush()
+            elif roles == ALL_ROLES and settings.bus.url is None:
                 stdout().print(welcome(address, settings.data_dir), soft_wrap=True)
                 sys.stdout.flush()
             await asyncio.Event().wait()

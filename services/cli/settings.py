@@ -19,7 +19,14 @@ from services.ingest.settings import IngestSettings
 from services.knowledge.settings import KnowledgeSettings
 from services.metering.settings import MeteringSettings
 from services.retrieval.settings import RetrievalSettings
-from services.runtime.settings import BusSettings, ClientSettings, ProcessSettings, RpcSettings, secret_like
+from services.runtime.settings import (
+    BusSettings,
+    ClientSettings,
+    OutboxSettings,
+    ProcessSettings,
+    RpcSettings,
+    secret_like,
+)
 
 
 class Settings(BaseSettings):
@@ -45,6 +52,7 @@ class Settings(BaseSettings):
     )
     process: ProcessSettings = Field(default_factory=ProcessSettings)
     bus: BusSettings = Field(default_factory=BusSettings)
+    outbox: OutboxSettings = Field(default_factory=OutboxSettings)
     rpc: RpcSettings = Field(default_factory=RpcSettings)
     clients: ClientSettings = Field(default_factory=ClientSettings)
     knowledge: KnowledgeSettings = Field(default_factory=KnowledgeSettings)
@@ -92,7 +100,20 @@ def load_settings() -> Settings:
         told = "; ".join(f"{_variable(problem['loc'])}: {problem['msg']}" for problem in problems)
         raise Rejected("SETTINGS_INVALID", told) from error
     except SettingsError as error:
-        raise Rejected("SETTINGS_INVALID", str(error)) from error
+        raise Rejected("SETTINGS_INVALID", _not_json()) from error
+
+
+def _not_json() -> str:
+    """The variables that were meant as JSON and are none, with the place of the mistake; never their text."""
+    told = []
+    whole = {f"HEADWATER_{name.upper()}" for name in Settings.model_fields if name not in {"data_dir", "admin_key"}}
+    for variable, value in os.environ.items():
+        if variable.upper() in whole or (variable.startswith("HEADWATER_") and value.lstrip()[:1] in {"{", "["}):
+            try:
+                json.loads(value)
+            except json.JSONDecodeError as error:
+                told.append(f"{variable}: no JSON: {error.msg} at character {error.pos + 1}")
+    return "; ".join(told)
 
 
 def flattened(settings: Settings) -> list[Shown]:

@@ -24,6 +24,8 @@ TenantField = Annotated[TenantId, Field(pattern=TENANT_ID_PATTERN)]
 TokenCount = Annotated[int, Field(ge=0, le=MAX_TOKENS_PER_CALL)]
 Label = Annotated[str, Field(max_length=200)]
 Labels = Annotated[dict[Label, Label], Field(max_length=16)]
+Dollars = Annotated[Decimal, Field(ge=0, max_digits=38, decimal_places=12, allow_inf_nan=False)]
+"""US dollars, to the pico-dollar."""
 DocumentId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
 ContentHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 in hex."""
@@ -142,7 +144,7 @@ class UsageSettled(Event):
     """A pseudonym of the person who asked."""
     labels: Labels = {}
     tokens: TokenUsage
-    cost_usd: Annotated[Decimal, Field(ge=0, max_digits=38, decimal_places=12, allow_inf_nan=False)]
+    cost_usd: Dollars
     price_source: Label
     """Which entry of the price book it was priced by."""
     estimated: bool = False
@@ -152,6 +154,14 @@ class UsageSettled(Event):
     succeeded: bool = True
     """The call gave a result; a failed call may cost all the same."""
     latency_ms: NonNegativeInt = 0
+    batch: bool = False
+    """The provider ran it in a batch, at its discount."""
+    without_cache_usd: Dollars | None = None
+    """What it would have cost had the provider cached nothing; None: as much as it did."""
+    reference_model: Label = ""
+    """What would have answered without a cascade, as <provider>/<model>: the last stage of the policy."""
+    reference_usd: Dollars | None = None
+    """What reference_model would have cost for this call's request, by estimate; None: not known."""
 
 
 class BudgetThresholdReached(Event):
@@ -165,8 +175,46 @@ class BudgetThresholdReached(Event):
     period: Label
     """202611 for a month, 20261121 for a day, in UTC."""
     percent: Annotated[int, Field(ge=1, le=100)]
-    cap_usd: Annotated[Decimal, Field(ge=0, max_digits=38, decimal_places=12, allow_inf_nan=False)]
-    spent_usd: Annotated[Decimal, Field(ge=0, max_digits=38, decimal_places=12, allow_inf_nan=False)]
+    cap_usd: Dollars
+    spent_usd: Dollars
+
+
+AlertKind = Literal[
+    "budget_threshold",
+    "budget_forecast",
+    "cost_spike",
+    "cost_drift",
+    "price_missing",
+    "usage_gap",
+    "usage_late",
+]
+"""What an alert warns of.
+
+budget_threshold: settled spending reached a share of a budget (told as BudgetThresholdReached). budget_forecast: it is
+expected to pass the cap before the period ends. cost_spike: an hour far above what the season lets expect. cost_drift:
+a week far from the one before. price_missing: calls were priced by the fallback. usage_gap: usage in the stream and not
+in the table. usage_late: usage waits too long to be stored.
+"""
+
+
+class AlertRaised(Event):
+    """Somebody should look at something; told once each, whoever finds it and however often."""
+
+    name = "alert_raised"
+    owners = ("metering",)
+
+    tenant: Annotated[TenantId, Field(pattern=f"{TENANT_ID_PATTERN}|^-$")]
+    """Whose it is; "-" when it is the platform's own."""
+    kind: AlertKind
+    severity: Literal["info", "warning", "critical"]
+    about: Label
+    """What it is about: a budget's scope, a feature, a model."""
+    period: Label
+    """When: 202611 for a month, 20261121 for a day, 20261121T09 for an hour, in UTC."""
+    message: Annotated[str, Field(max_length=500)]
+    """A sentence for people."""
+    facts: Annotated[dict[Label, Label], Field(max_length=16)] = {}
+    """The figures in it, for programs."""
 
 
 def usage_event_id(tenant: str, request_id: UUID, *call: str | int) -> UUID:
@@ -181,6 +229,7 @@ EVENTS: tuple[type[Event], ...] = (
     DocumentDeleted,
     UsageSettled,
     BudgetThresholdReached,
+    AlertRaised,
 )
 
 

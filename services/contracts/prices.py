@@ -1,69 +1,52 @@
-"""Prices: a book that turns tokens into exact dollars.
+"""Prices: a book that turns tokens into exact dollars, and dollars into what a tenant is charged.
 
-Own entries come first (local models, negotiated prices); other models are looked up in genai-prices' packaged
-snapshot, by the time of the call. A model nobody knows is priced at the fallback and marked as estimated, never $0.
+The versioned book comes first, then the prices of the settings and of local models, then genai-prices' packaged
+snapshot by the time of the call. A model nobody knows is priced at the fallback and marked as estimated, never $0.
 """
 
-import math
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import ROUND_HALF_EVEN, Decimal
-from functools import lru_cache
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict, Field
+from decimal import Decimal
+from typing import Protocol, TypeVar
 
 from services.contracts.events import TokenUsage
+from services.contracts.price import EXACT, PICO, Price, input_tokens, uncached
+from services.contracts.price_file import ANY, BookFile, Entry, Markup
+from services.contracts.snapshot_prices import MOST_SOURCE_CHARS, snapshot_cost, snapshot_price, snapshot_source
 
-PICO = Decimal("0.000000000001")
-"""The smallest part of a dollar that is kept: prices per million tokens with six decimals stay exact."""
+__all__ = ["FALLBACK", "FALLBACK_PRICE", "LOCAL_PRICES", "PICO", "Applied", "Cost", "Price", "PriceBook"]
 
-_MILLION = Decimal(1_000_000)
-_PROBE = 1000
-"""Tokens whose price tells the price of one, below any tier."""
-
-
-class Price(BaseModel):
-    """US dollars per million tokens of each class."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    input: Decimal = Field(ge=0)
-    cache_read: Decimal | None = Field(default=None, ge=0)
-    """None: as input."""
-    cache_write: Decimal | None = Field(default=None, ge=0)
-    """None: as input."""
-    output: Decimal = Field(default=Decimal(0), ge=0)
-    """Visible output and reasoning."""
-
-    def cost_usd(self, tokens: TokenUsage) -> Decimal:
-        """What `tokens` cost, exact to the pico-dollar."""
-        cache_read = self.input if self.cache_read is None else self.cache_read
-        cache_write = self.input if self.cache_write is None else self.cache_write
-        total = (
-            self.input * tokens.uncached_input
-            + cache_read * tokens.cache_read
-            + cache_write * tokens.cache_write
-            + self.output * (tokens.output + tokens.reasoning)
-        )
-        return (total / _MILLION).quantize(PICO, rounding=ROUND_HALF_EVEN)
-
-    def most_usd(self, tokens: TokenUsage) -> Decimal:
-        """The most that a call of no more than `tokens` can cost, however its input is cached."""
-        dearest = max(self.input, self.cache_read or self.input, self.cache_write or self.input)
-        given = tokens.uncached_input + tokens.cache_read + tokens.cache_write
-        total = dearest * given + self.output * (tokens.output + tokens.reasoning)
-        return (total / _MILLION).quantize(PICO, rounding=ROUND_HALF_EVEN)
+FALLBACK = "fallback"
+"""The source of the price of a model that nobody knows."""
+MOST_USD = Decimal("99999999999999999999999999.999999999999")
+"""What a column of Decimal(38, 12) holds."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Cost:
     """What a call cost and by which price."""
 
     usd: Decimal
     price_source: str
     estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The price that applies to a model at some time."""
+
+    source: str
+    price: Price | None
+    """None: the snapshot's, which is not the same for each token."""
+    entry: Entry | None = None
+    """Where it stands in the versioned book."""
+
+    @property
+    def estimated(self) -> bool:
+        """Nobody knows the model."""
+        return self.source == FALLBACK
 
 
 LOCAL_PRICES: Mapping[str, Price] = {
@@ -75,6 +58,28 @@ FALLBACK_PRICE = Price(input=Decimal(10), output=Decimal(30))
 """For a model without a price: high, so that a forgotten price is noticed and a budget errs on the safe side."""
 
 
+class _Version:
+    """A version of the book, laid out for looking up."""
+
+    def __init__(self, number: int, file: BookFile) -> None:
+        self.number = number
+        self.fallback = file.fallback
+        self._entries: dict[str, list[Entry]] = defaultdict(list)
+        for entry in file.prices:
+            self._entries[entry.model].append(entry)
+        self._markups: dict[str, list[Markup]] = defaultdict(list)
+        for markup in file.markups:
+            self._markups[markup.tenant].append(markup)
+
+    def entry(self, key: str, at: datetime) -> Entry | None:
+        entries = self._entries.get(key)
+        return _at(entries, at) if entries else None
+
+    def markup(self, tenant: str, at: datetime) -> Markup | None:
+        markups = self._markups.get(tenant) or self._markups.get(ANY)
+        return _at(markups, at) if markups else None
+
+
 class PriceBook:
     """Prices of models, by provider and name."""
 
@@ -82,20 +87,43 @@ class PriceBook:
         """`own` is keyed by ``<provider>/<model>``."""
         self._own = {**LOCAL_PRICES, **own}
         self._fallback = fallback
+        self._shelf = [_Version(0, BookFile())]
+        """Holds the current version, for this book and those made of it."""
+
+    @property
+    def version(self) -> int:
+        """Of the versioned book; 0 while there is none."""
+        return self._shelf[0].number
+
+    def adopt(self, version: int, file: BookFile) -> None:
+        """Prices by `file` from now on, here and in every book made of this one by with_own."""
+        self._shelf[0] = _Version(version, file)
 
     def with_own(self, own: Mapping[str, Price]) -> "PriceBook":
         """The book with further own prices, which come before those it has."""
-        return PriceBook({**self._own, **own}, self._fallback)
+        book = PriceBook({**self._own, **own}, self._fallback)
+        book._shelf = self._shelf
+        return book
 
-    def cost(self, provider: str, model: str, tokens: TokenUsage, at: datetime) -> Cost:
-        """What `tokens` of a call made at `at` cost."""
+    def pinned(self) -> "PriceBook":
+        """The book as it is now: it follows no later version."""
+        book = PriceBook(self._own, self._fallback)
+        book._shelf = list(self._shelf)
+        return book
+
+    def cost(self, provider: str, model: str, tokens: TokenUsage, at: datetime, *, batch: bool = False) -> Cost:
+        """What `tokens` of a call made at `at` cost; in a `batch` at the discount of the book, if it gives one."""
         key = f"{provider}/{model}"
+        version = self._shelf[0]
+        if entry := version.entry(key, at):
+            price = entry.price_of(input_tokens(tokens)) if entry.tiers else entry.per_million
+            return Cost(price.cost_usd(tokens, entry.batch_share if batch else None), _book_source(version.number, key))
         if own := self._own.get(key):
-            return Cost(own.cost_usd(tokens), f"own:{key}")
-        usd = _snapshot_cost(provider, model, tokens, at)
-        if usd is not None:
-            return Cost(usd, f"genai-prices:{key}")
-        return Cost(self._fallback.cost_usd(tokens), "fallback", estimated=True)
+            return Cost(own.cost_usd(tokens), _own_source(key))
+        snapshot_usd = snapshot_cost(provider, model, tokens, at)
+        if snapshot_usd is not None:
+            return Cost(snapshot_usd, snapshot_source(key))
+        return Cost((version.fallback or self._fallback).cost_usd(tokens), FALLBACK, estimated=True)
 
     def most(self, provider: str, model: str, tokens: TokenUsage, at: datetime) -> Cost:
         """The most that a call of no more than `tokens` can cost, however a provider caches its input.
@@ -103,95 +131,82 @@ class PriceBook:
         Writing to a cache costs more than plain input at some providers, and some cache without being asked.
         """
         key = f"{provider}/{model}"
+        version = self._shelf[0]
+        if entry := version.entry(key, at):
+            return Cost(_most_by(entry, tokens), _book_source(version.number, key))
         if own := self._own.get(key):
-            return Cost(own.most_usd(tokens), f"own:{key}")
-        if (price := _plain_price(provider, model, tokens, at)) is not None:
-            return Cost(price.most_usd(tokens), f"genai-prices:{key}")
-        given = tokens.uncached_input + tokens.cache_read + tokens.cache_write
+            return Cost(own.most_usd(tokens), _own_source(key))
+        if (price := snapshot_price(provider, model, tokens, at)) is not None:
+            return Cost(price.most_usd(tokens), snapshot_source(key))
+        given = input_tokens(tokens)
         nothing = {"uncached_input": 0, "cache_read": 0, "cache_write": 0}
         ways = (tokens.model_copy(update=nothing | {name: given}) for name in nothing)
         return max((self.cost(provider, model, way, at) for way in ways), key=lambda cost: cost.usd)
 
+    def without_cache(
+        self, provider: str, model: str, tokens: TokenUsage, at: datetime, *, batch: bool = False
+    ) -> Decimal:
+        """What `tokens` would have cost, in US dollars, had the provider cached nothing."""
+        return self.cost(provider, model, uncached(tokens), at, batch=batch).usd
 
-def _snapshot_cost(provider: str, model: str, tokens: TokenUsage, at: datetime) -> Decimal | None:
-    found = _found(provider, model)
-    if found is None:
-        return None
-    if (price := _plain_price(provider, model, tokens, at)) is not None:
-        return price.cost_usd(tokens)
-    return _total(found.get_prices(at), tokens).quantize(PICO, rounding=ROUND_HALF_EVEN)
+    def charged(self, tenant: str, cost_usd: Decimal, at: datetime) -> Decimal:
+        """What `tenant` is charged, in US dollars to the pico-dollar, for a call at `at` that cost `cost_usd`."""
+        markup = self._shelf[0].markup(tenant, at)
+        if markup is None:
+            return cost_usd
+        exact = EXACT.multiply(cost_usd, 1 + markup.percent / 100)
+        # An absurd cost must not become one that no row can hold: its whole batch would be refused for good.
+        return min(exact.quantize(PICO, context=EXACT), MOST_USD)
 
+    def markup_percent(self, tenant: str, at: datetime) -> Decimal:
+        """How much more than the cost `tenant` is charged for calls at `at`."""
+        markup = self._shelf[0].markup(tenant, at)
+        return Decimal(0) if markup is None else markup.percent
 
-def _plain_price(provider: str, model: str, tokens: TokenUsage, at: datetime) -> Price | None:
-    """The model's price of so many tokens, where it is the same for each of a class."""
-    found = _found(provider, model)
-    if found is None:
-        return None
-    rates = _rates(_Held(found.get_prices(at)))
-    given = tokens.uncached_input + tokens.cache_read + tokens.cache_write
-    return rates.price if given < rates.below_input_tokens else None
-
-
-@dataclass(frozen=True)
-class _Rates:
-    """A model's prices where they are plain: looking them up each time costs a hundred times the arithmetic."""
-
-    price: Price | None
-    """None: it charges for more than tokens."""
-    below_input_tokens: float
-    """From as many input tokens on, another tier may apply."""
-
-
-class _Held:
-    """Keeps prices alive as long as their rates are kept, told apart by identity."""
-
-    def __init__(self, prices: Any) -> None:
-        self.prices = prices
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Held) and self.prices is other.prices
-
-    def __hash__(self) -> int:
-        return id(self.prices)
+    def applied(self, provider: str, model: str, at: datetime) -> Applied:
+        """The price of calls at `at`."""
+        key = f"{provider}/{model}"
+        version = self._shelf[0]
+        if entry := version.entry(key, at):
+            return Applied(_book_source(version.number, key), entry.per_million, entry)
+        if own := self._own.get(key):
+            return Applied(_own_source(key), own)
+        if snapshot_cost(provider, model, TokenUsage(), at) is not None:
+            return Applied(snapshot_source(key), snapshot_price(provider, model, TokenUsage(), at))
+        return Applied(FALLBACK, version.fallback or self._fallback)
 
 
-@lru_cache(maxsize=1024)
-def _found(provider: str, model: str) -> Any:
-    # Loading the snapshot takes long enough to keep it off the path of those who never need it.
-    from genai_prices.data_snapshot import get_snapshot
-
-    try:
-        return get_snapshot().find_provider_model(model, None, provider, None)[1]
-    except LookupError:
-        return None
+class _Dated(Protocol):
+    @property
+    def start(self) -> datetime: ...
+    @property
+    def end(self) -> datetime: ...
 
 
-@lru_cache(maxsize=1024)
-def _rates(held: _Held) -> _Rates:
-    from genai_prices.types import TieredPrices
-
-    tiers = [price.tiers[0].start for price in vars(held.prices).values() if isinstance(price, TieredPrices)]
-    below = min(tiers, default=math.inf)
-    if below <= _PROBE or _total(held.prices, TokenUsage()) != 0:
-        return _Rates(None, 0)
-    per_million = _MILLION / _PROBE
-    price = Price(
-        input=_total(held.prices, TokenUsage(uncached_input=_PROBE)) * per_million,
-        cache_read=_total(held.prices, TokenUsage(cache_read=_PROBE)) * per_million,
-        cache_write=_total(held.prices, TokenUsage(cache_write=_PROBE)) * per_million,
-        output=_total(held.prices, TokenUsage(output=_PROBE)) * per_million,
-    )
-    return _Rates(price, below)
+_D = TypeVar("_D", bound=_Dated)
 
 
-def _total(prices: Any, tokens: TokenUsage) -> Decimal:
-    """As genai-prices itself reckons it, to the last digit."""
-    from genai_prices import Usage
+def _at(dated: Iterable[_D], at: datetime) -> _D | None:
+    """The one that covers `at`; no two do."""
+    for one in dated:
+        if one.start <= at < one.end:
+            return one
+    return None
 
-    usage = Usage(
-        input_tokens=tokens.uncached_input + tokens.cache_read + tokens.cache_write,
-        cache_read_tokens=tokens.cache_read,
-        cache_write_tokens=tokens.cache_write,
-        output_tokens=tokens.output + tokens.reasoning,
-    )
-    return Decimal(prices.calc_price(usage)["total_price"])
+
+def _most_by(entry: Entry, tokens: TokenUsage) -> Decimal:
+    """By the dearest tier that as many tokens, or fewer, can come to."""
+    given = input_tokens(tokens)
+    prices: Sequence[Price] = [
+        entry.per_million,
+        *(tier.per_million for tier in entry.tiers if tier.above_input_tokens < given),
+    ]
+    return max(price.most_usd(tokens) for price in prices)
+
+
+def _book_source(version: int, key: str) -> str:
+    return f"book:{version}:{key}"
+
+
+def _own_source(key: str) -> str:
+    return f"own:{key}"[:MOST_SOURCE_CHARS]

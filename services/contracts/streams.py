@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Literal
 
 from services.contracts.events import (
+    AlertRaised,
     BudgetThresholdReached,
     DocumentAccepted,
     DocumentDeleted,
@@ -84,8 +85,8 @@ DEAD_LETTERS_STREAM = StreamSpec(
 )
 ALERTS_STREAM = StreamSpec(
     name="ALERTS",
-    subjects=tuple(BudgetThresholdReached.subject(owner) for owner in BudgetThresholdReached.owners),
-    purpose="budgets that reached a share of their cap",
+    subjects=tuple(e.subject(owner) for e in (BudgetThresholdReached, AlertRaised) for owner in e.owners),
+    purpose="what somebody should look at: budgets, costs that jump, prices and usage that are missing",
     max_age=timedelta(days=90),
     max_bytes=256 * MIB,
     full="drop_oldest",
@@ -148,6 +149,10 @@ ASSIGNMENTS_BUCKET = BucketSpec(
     "policy_assignments", "which policy is active for which tenant and feature, and who made it so", max_bytes=64 * MIB
 )
 PSEUDONYMS_BUCKET = BucketSpec("pseudonyms", "the key that users' pseudonyms are made with", max_bytes=1 * MIB)
+PRICES_BUCKET = BucketSpec("prices", "every version of the price book", max_bytes=64 * MIB, max_value_bytes=600 * 1024)
+WEBHOOKS_BUCKET = BucketSpec(
+    "webhooks", "where alerts are sent, and the secrets they are signed with", max_bytes=16 * MIB
+)
 BUDGETS_BUCKET = BucketSpec("budgets", "what tenants, features and keys may spend", max_bytes=64 * MIB)
 OWNERS_BUCKET = BucketSpec("owners", "processes that may have reservations open", max_bytes=16 * MIB)
 BEATS_BUCKET = BucketSpec(
@@ -164,6 +169,8 @@ BUCKETS = (
     TURNS_BUCKET,
     POLICIES_BUCKET,
     ASSIGNMENTS_BUCKET,
+    PRICES_BUCKET,
+    WEBHOOKS_BUCKET,
     BUDGETS_BUCKET,
     OWNERS_BUCKET,
     BEATS_BUCKET,

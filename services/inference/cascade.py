@@ -1,6 +1,6 @@
 """The cascade: stages from the cheapest to the dearest, each with a gate. A pure state machine.
 
-┌─ next stage ─┬─ draft ── probability ≥ threshold ─────► accepted: CONFIDENT
+┌─ next stage ─┬─ draft ── probability ≥ threshold ─────► accepted: CONFIDENT, or UNJUDGED
 │              │           probability < threshold ──┐
 │              │           empty: nothing found ─────────┤ ► accepted, if its gate believes that: NO_ANSWER
 │              ├─ failure ───────────────────────────┤
@@ -32,6 +32,7 @@ class AnswerStatus(Enum):
     """How good an answer is known to be."""
 
     CONFIDENT = "confident"
+    UNJUDGED = "unjudged"
     BEST_EFFORT = "best effort"
     NO_ANSWER = "no answer"
 
@@ -42,9 +43,11 @@ class Verdict:
 
     decision: Decision
     probability: float
-    """That the draft is right; 0 when there is none."""
+    """That the draft is right; 0 when there is none, or nothing tells."""
     reason: str
     """In words, for people."""
+    known: bool = True
+    """Whether anything tells the probability."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,11 @@ class Cascade:
         return self._stages[self._position]
 
     @property
+    def unanswered(self) -> bool:
+        """Whether nothing can be delivered so far."""
+        return self._accepted is None and not self._drafts
+
+    @property
     def at_last(self) -> bool:
         """Whether no stage is left after the next one."""
         return self._position == len(self._stages) - 1
@@ -112,13 +120,15 @@ class Cascade:
             self._accepted = Conclusion(AnswerStatus.NO_ANSWER)
             return Verdict(Decision.ACCEPTED, judged.probability, reason)
         if judgement.accepted:
-            self._accepted = Conclusion(AnswerStatus.CONFIDENT, judged.stage, draft, judged.probability)
-            return Verdict(Decision.ACCEPTED, judged.probability, judgement.reason)
+            status = AnswerStatus.CONFIDENT if judgement.known else AnswerStatus.UNJUDGED
+            self._accepted = Conclusion(status, judged.stage, draft, judged.probability)
+            return Verdict(Decision.ACCEPTED, judged.probability, judgement.reason, judgement.known)
         self._drafts.append(judged)
         if self._position < len(self._stages):
-            return Verdict(Decision.ESCALATED, judged.probability, judgement.reason)
+            return Verdict(Decision.ESCALATED, judged.probability, judgement.reason, judgement.known)
         decision, outcome = self._at_the_end(judged)
-        return Verdict(decision, judged.probability, f"{judgement.reason} and no stage is left: {outcome}")
+        reason = f"{judgement.reason} and no stage is left: {outcome}"
+        return Verdict(decision, judged.probability, reason, judgement.known)
 
     def skip(self, reason: str) -> Verdict:
         """Passes over the stage that was next."""
@@ -131,27 +141,30 @@ class Cascade:
         self._rejections += rejected
         return Verdict(Decision.FAILED, 0.0, reason)
 
+    def extend(self, stages: Sequence[str]) -> None:
+        """Goes on with further stages when those it has are used up."""
+        self._stages = (*self._stages, *stages)
+
     def conclusion(self) -> Conclusion:
         """How it ended; to be asked when no stage is next.
 
         Raises:
-            Rejected: every stage that was asked refused the request.
-            Busy: every stage that was asked failed.
-            Exhausted: none could be asked.
+            Rejected: no draft is good enough, and every further stage that was asked refused the request.
+            Busy: no draft is good enough, and a stage that might have known better failed.
+            Exhausted: no draft is good enough, and none that might have known better could be asked.
         """
         if self._accepted is not None:
             return self._accepted
-        if not self._drafts:
+        best = self._best() if self._drafts else None
+        if best is None or best.probability < self._floor:
+            # That the documents hold no answer could only be said if every stage had looked.
             if self._failures:
                 if self._rejections == len(self._failures):
                     raise Rejected("REQUEST_REFUSED", f"no stage takes the request; {'; '.join(self._failures)}")
                 raise Busy("CASCADE_FAILED", f"no stage gave an answer; {'; '.join(self._failures)}")
             if self._skipped:
                 raise Exhausted("NO_STAGE_AFFORDABLE", f"no stage could be asked; {'; '.join(self._skipped)}")
-            return Conclusion(AnswerStatus.NO_ANSWER)
-        best = self._best()
-        if best.probability < self._floor:
-            return Conclusion(AnswerStatus.NO_ANSWER)
+            return Conclusion(AnswerStatus.NO_ANSWER, probability=best.probability if best else 0.0)
         return Conclusion(AnswerStatus.BEST_EFFORT, best.stage, best.draft, best.probability)
 
     def _leave(self) -> str:

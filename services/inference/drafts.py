@@ -76,6 +76,8 @@ class Tab:
     tokens: TokenUsage | None = None
     """None: there was no call."""
     estimated: bool = False
+    answer_tokens: int = 0
+    """How long the answer is, by estimate, where that is not among the tokens of the call."""
 
     def put(self, tokens: TokenUsage, *, estimated: bool = False) -> None:
         """Replaces what is on the tab."""

@@ -1,6 +1,7 @@
 """Generate: a request's way to its answer, step by step: admit → retrieve → cascade → settle → deliver."""
 
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from services.inference.settle import (
     STAGE_LIMIT,
     USAGE_NOT_TOLD,
     Account,
+    Reference,
     Settlement,
     Spending,
     StageMeter,
@@ -118,17 +120,27 @@ class Generate:
             ),
         )
         told = False
-        for stage in route.stages:
-            if run.cascade.next_stage is None:
-                break
-            async with aclosing(self._run(run, stage)) as events:
-                async for event in events:
-                    told = told or isinstance(event, str)
-                    yield event
+        async with aclosing(self._cascaded(run)) as events:
+            async for event in events:
+                told = told or isinstance(event, str)
+                yield event
         answer = _delivered(run, found)
         if answer.text and not told:
             yield answer.text
         yield answer
+
+    async def _cascaded(self, run: _Run) -> AsyncGenerator[StageReport | str, None]:
+        left = deque(run.route.stages)
+        left_out = [replace(planned, skipped="") for planned in left if planned.skipped]
+        while left and run.cascade.next_stage is not None:
+            async with aclosing(self._run(run, left.popleft())) as events:
+                async for event in events:
+                    yield event
+            if not left and run.downgraded and run.cascade.unanswered:
+                # What the router spared is cheaper than what there is no money for.
+                left.extend(left_out)
+                run.cascade.extend([planned.stage.name for planned in left_out])
+                left_out = []
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:
@@ -146,6 +158,7 @@ class Generate:
 
     async def _entered(self, tenant: TenantId, question: Question, route: Route) -> Entry:
         """Rate limits and, where the first call is known before retrieval, its reservation, in one round trip."""
+        self._settlement.check_room()
         attribution = question.attribution
         spender = Spender(tenant, attribution.feature, attribution.key_id)
         task = self._task(question, _NOTHING)
@@ -179,7 +192,9 @@ class Generate:
         """Runs a stage: the last one's text as it comes, then the stage's report."""
         stage, cascade = planned.stage, run.cascade
         task = replace(run.task, streamed=run.question.streamed and cascade.at_last)
-        meter, started = self._settlement.meter(run.account, stage, planned.policy.max_cost_usd), time.monotonic()
+        reference = Reference(run.route.stages[-1].stage, task)
+        meter = self._settlement.meter(run.account, stage, planned.policy.max_cost_usd, reference)
+        started = time.monotonic()
         verdict = Verdict(Decision.SKIPPED, 0.0, planned.skipped) if planned.skipped else None
         if verdict is None:
             draft: Draft | None = None

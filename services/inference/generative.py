@@ -14,7 +14,6 @@ from services.inference.drafts import Draft, Meter, Task
 from services.inference.policies.schema import StagePolicy
 from services.inference.policies.verifier import MOST_OUTPUT_TOKENS, verification
 from services.inference.providers.chat import ChatRequest, Completion, FinishReason
-from services.inference.providers.usage import worst_case
 from services.runtime.telemetry import log
 
 DEFAULT_PASSAGES = 8
@@ -46,7 +45,7 @@ class GenerativeStage:
 
     def worst(self, task: Task) -> tuple[str, str, TokenUsage]:
         """Its first call, at the deployment that is asked first."""
-        return *self._model.priced_as, worst_case(self._asked(task).request)
+        return *self._model.priced_as, self._model.worst(self._asked(task).request)
 
     async def draft(self, task: Task, meter: Meter) -> AsyncGenerator[str | Draft, None]:
         """Yields the answer's text as it comes and the draft last; further samples and the verifier are asked between.

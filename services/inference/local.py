@@ -50,8 +50,9 @@ class ExtractStage:
             return
         async with meter.call(*self.worst(task)) as tab:
             vectors = await self._embed([candidate.text for candidate in found], tab, task.deadline)
-        best = ranked(found, task.question_vector, vectors)
-        text, citations = short_answer(best, self._settings.max_sentences, self._settings.max_words)
+            best = ranked(found, task.question_vector, vectors)
+            text, citations = short_answer(best, self._settings.max_sentences, self._settings.max_words)
+            tab.answer_tokens = len(text) // _CHARS_PER_TOKEN + 1
         yield Draft(text, self._logistic.probability(confidence.signals(best)), citations)
 
     def _estimate(self, texts: Sequence[str], tab: Tab) -> None:

@@ -29,6 +29,7 @@ _DECISIONS: Final = {
 }
 _STATUSES: Final = {
     AnswerStatus.CONFIDENT: pb.ANSWER_STATUS_CONFIDENT,
+    AnswerStatus.UNJUDGED: pb.ANSWER_STATUS_UNJUDGED,
     AnswerStatus.BEST_EFFORT: pb.ANSWER_STATUS_BEST_EFFORT,
     AnswerStatus.NO_ANSWER: pb.ANSWER_STATUS_NO_ANSWER,
 }
@@ -174,6 +175,7 @@ def _stage(report: StageReport) -> pb.StageReport:
         model=report.model,
         decision=_DECISIONS[report.verdict.decision],
         confidence=report.verdict.probability,
+        confidence_unknown=not report.verdict.known,
         threshold=report.threshold,
         reason=report.verdict.reason,
         latency_ms=report.latency.total_seconds() * 1000,

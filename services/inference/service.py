@@ -1,7 +1,7 @@
 """The wiring of inference; read this first."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from headwater.inference.v1.inference_pb2_grpc import add_InferenceServiceServic
 from headwater.inference.v1.policies_pb2_grpc import add_PolicyServiceServicer_to_server
 from headwater.retrieval.v1 import retrieval_pb2
 
-from services.contracts.events import Event, TokenUsage
+from services.contracts.events import TokenUsage
 from services.contracts.prices import Price, PriceBook
 from services.contracts.streams import ASSIGNMENTS_BUCKET, POLICIES_BUCKET, PSEUDONYMS_BUCKET
 from services.contracts.tenants import TenantId
@@ -36,6 +36,7 @@ from services.knowledge.passages import Chunk, Hit, Passage
 from services.runtime.bus import Bus
 from services.runtime.calls import outgoing_metadata
 from services.runtime.clients import Clients, failure_of
+from services.runtime.outbox import Tell
 from services.runtime.rpc import RpcServer
 
 
@@ -44,8 +45,10 @@ class Reach:
     """What inference reaches beyond its process."""
 
     search: Retrieve
-    tell: Callable[[Event], Awaitable[None]]
+    tell: Tell
     bus: Bus
+    check_room: Callable[[], None] = lambda: None
+    """Raises ``Busy`` when `tell` has no room for what a request would use."""
 
 
 @asynccontextmanager
@@ -72,7 +75,7 @@ async def running(
         await stack.enter_async_context(policies.watching())
         admission = await stack.enter_async_context(admitting(settings.admission, reach.bus))
         pseudonyms = await Pseudonyms.open(await reach.bus.bucket(PSEUDONYMS_BUCKET))
-        settlement = Settlement(reach.tell, book, settings.settle_timeout)
+        settlement = Settlement(reach.tell, book, settings.settle_timeout, reach.check_room)
         planner = Planner(policies.policy_for, stages.of)
         generate = Generate(reach.search, planner, admission, settlement, settings)
         server.add(add_InferenceServiceServicer_to_server, InferenceRpc(generate, pseudonyms))

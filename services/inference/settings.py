@@ -10,6 +10,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from services.contracts.prices import Price
 from services.inference.admission.settings import AdmissionSettings
 from services.inference.deployments.settings import ModelSettings
 from services.runtime.settings import Section
@@ -88,6 +89,11 @@ class InferenceSettings(Section):
 
     @model_validator(mode="after")
     def _default_model_is_one(self) -> Self:
+        own: dict[str, Price] = {}
+        for endpoint in (one.endpoint for model in self.models.values() for one in model.deployments):
+            name = f"{endpoint.priced_as}/{endpoint.model}"
+            if endpoint.price is not None and own.setdefault(name, endpoint.price) != endpoint.price:
+                raise ValueError(f"{name} has two prices: give the endpoints that differ providers of their own")
         if self.default_model and self.default_model not in self.models:
             configured = ", ".join(self.models) or "none"
             raise ValueError(f"default_model names {self.default_model!r}; the models configured are: {configured}")

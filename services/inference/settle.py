@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -10,7 +10,7 @@ from decimal import Decimal
 from functools import partial
 from uuid import UUID
 
-from services.contracts.events import Event, TokenUsage, UsageSettled, truncated_to_millis, usage_event_id
+from services.contracts.events import TokenUsage, UsageSettled, truncated_to_millis, usage_event_id
 from services.contracts.failures import Busy
 from services.contracts.prices import PriceBook
 from services.contracts.tenants import TenantId
@@ -19,6 +19,7 @@ from services.inference.admission.holds import Hold
 from services.inference.admission.ledger import Reservation
 from services.inference.answers import Question
 from services.inference.drafts import NoRoom, Stage, Tab, Task
+from services.runtime.outbox import Later, Tell
 from services.runtime.seen_through import seen_through
 from services.runtime.telemetry import log
 
@@ -27,6 +28,8 @@ REQUEST_LIMIT, STAGE_LIMIT = "MAX_COST_REACHED", "STAGE_MAX_COST_REACHED"
 USAGE_NOT_TOLD = "USAGE_NOT_TOLD"
 """Why a request fails whose usage the bus does not take."""
 _TELL_AGAIN_S = 0.5
+_BYTES_PER_TOKEN = 4
+"""Of a prompt, about; its worst case counts every byte."""
 
 
 @dataclass(slots=True)
@@ -58,6 +61,14 @@ class SettledCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """What would have answered without a cascade, and from what."""
+
+    stage: Stage
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """On whose account the calls of one request go."""
 
@@ -70,7 +81,11 @@ class Account:
 class Settlement:
     """Prices and tells the calls of stages."""
 
-    def __init__(self, tell: Callable[[Event], Awaitable[None]], prices: PriceBook, timeout: timedelta) -> None:
+    def __init__(
+        self, tell: Tell, prices: PriceBook, timeout: timedelta, check_room: Callable[[], None] = lambda: None
+    ) -> None:
+        self.check_room = check_room
+        """Raises ``Busy`` when what a request uses could not be told: to be called before it is admitted."""
         self._tell = tell
         self._prices = prices
         self._timeout_s = timeout.total_seconds()
@@ -79,12 +94,19 @@ class Settlement:
         """What the first call of `stage` must have reserved."""
         return self.hold_of(tenant, question, stage, 0, *stage.worst(task))
 
-    def meter(self, account: Account, stage: Stage, max_call_usd: Decimal | None = None) -> "StageMeter":
-        """The meter of `stage`, none of whose calls may cost more than `max_call_usd`."""
-        return StageMeter(self, account, stage, max_call_usd)
+    def meter(
+        self, account: Account, stage: Stage, max_call_usd: Decimal | None = None, reference: Reference | None = None
+    ) -> "StageMeter":
+        """The meter of `stage`, none of whose calls may cost more than `max_call_usd`.
 
-    async def settle(self, call: "_Call", account: Account) -> SettledCall | None:
+        The first of them says what `reference` would have cost instead.
+        """
+        return StageMeter(self, account, stage, max_call_usd, reference)
+
+    async def settle(self, call: "_Call", account: Account, reference: Reference | None) -> SettledCall | None:
         """Tells what the call put on its tab and settles its reservation; None when it was no call.
+
+        What `reference` would have cost is told with it.
 
         Raises:
             Busy: it could not be told; the request must fail rather than go unaccounted.
@@ -111,16 +133,41 @@ class Settlement:
                 "provisional": False,
                 "succeeded": call.succeeded,
                 "latency_ms": round((time.monotonic() - call.started) * 1000),
+                **self._compared(hold, tab, cost.usd, reference),
             }
         )
         # What is settled is told, or nobody would tell it should this process die in between.
         try:
-            await self._told(usage)
+            later = await self._told(usage)
         except Busy:
             call.reservation.settle_after(partial(self._told_at_last, usage), cost.usd)
             raise
-        call.reservation.settle_soon(cost.usd)
+        if later is None:
+            call.reservation.settle_soon(cost.usd)
+        else:
+            # A disk may be lost with its machine: until the bus has the usage, the reservation is the call's trace.
+            call.reservation.settle_after(later, cost.usd)
         return settled
+
+    def _compared(
+        self, call: UsageSettled, tab: Tab, cost_usd: Decimal, reference: Reference | None
+    ) -> dict[str, str | Decimal]:
+        """What the reference would have cost for the request: it reads as much, by estimate, and answers as long."""
+        if reference is None or tab.tokens is None:
+            return {}
+        if reference.stage.name == call.stage:
+            return {"reference_model": f"{call.provider}/{call.model}", "reference_usd": cost_usd}
+        provider, model, worst = reference.stage.worst(reference.task)
+        if reference.stage.operation == "embeddings":
+            tokens = worst
+        elif call.operation == "chat":
+            used = tab.tokens
+            given = used.uncached_input + used.cache_read + used.cache_write
+            tokens = TokenUsage(uncached_input=given, output=used.output + used.reasoning)
+        else:
+            tokens = TokenUsage(uncached_input=worst.uncached_input // _BYTES_PER_TOKEN, output=tab.answer_tokens)
+        usd = self._prices.cost(provider, model, tokens, call.event_time).usd
+        return {"reference_model": f"{provider}/{model}", "reference_usd": usd}
 
     def hold_of(
         self,
@@ -160,10 +207,10 @@ class Settlement:
         )
         return Hold(event, cost.usd)
 
-    async def _told(self, usage: UsageSettled) -> None:
+    async def _told(self, usage: UsageSettled) -> Later | None:
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._tell(usage)
+                return await self._tell(usage)
         except (Busy, TimeoutError) as error:
             # The event holds counts and names only. It is told again until the process ends; with it in the log, an
             # operator can do so even then: its id makes telling it twice harmless.
@@ -175,7 +222,9 @@ class Settlement:
             await asyncio.sleep(_TELL_AGAIN_S)
             with suppress(Busy, TimeoutError):
                 async with asyncio.timeout(self._timeout_s):
-                    await self._tell(usage)
+                    later = await self._tell(usage)
+                if later is not None:
+                    await later()
                 return
 
 
@@ -193,11 +242,19 @@ class _Call:
 class StageMeter:
     """A ``Meter``: the calls of one stage on one request's account."""
 
-    def __init__(self, settlement: Settlement, account: Account, stage: Stage, max_call_usd: Decimal | None) -> None:
+    def __init__(
+        self,
+        settlement: Settlement,
+        account: Account,
+        stage: Stage,
+        max_call_usd: Decimal | None,
+        reference: Reference | None,
+    ) -> None:
         self._settlement = settlement
         self._account = account
         self._stage = stage
         self._max_call_usd = max_call_usd
+        self._reference = reference
         self._begun = 0
         self.calls: list[SettledCall] = []
         """Those that were made and settled."""
@@ -236,7 +293,8 @@ class StageMeter:
         return first.hold if same and event.tokens == worst else None
 
     async def _settle(self, call: _Call) -> None:
-        if (settled := await self._settlement.settle(call, self._account)) is not None:
+        reference = None if self.calls else self._reference
+        if (settled := await self._settlement.settle(call, self._account, reference)) is not None:
             self.calls.append(settled)
 
 

@@ -17,8 +17,6 @@ from services.knowledge.embedder import Embedder
 EXTRACT_1, EXTRACT_20 = "local/extract-1", "local/extract-20"
 """The local stages: the best sentence of the best passage; a short answer composed from up to twenty passages."""
 
-_UNCALIBRATED = Gate(threshold=0.5, missing=0.75)
-"""Of the last model where nobody has calibrated anything: its answer is taken, and its confidence said to be fair."""
 _MOST_CACHED = 1000
 
 
@@ -76,7 +74,7 @@ def built_in_policy(settings: InferenceSettings) -> Policy:
         ]
     model = settings.default_model or next(iter(settings.models), "")
     if model:
-        stages.append(StagePolicy(name=model, model=model, gate=_UNCALIBRATED))
+        stages.append(StagePolicy(name=model, model=model))
     if not stages:
         message = "set HEADWATER_INFERENCE__MODELS or leave HEADWATER_INFERENCE__LOCAL_STAGES on: nothing could answer"
         raise Rejected("NO_MODELS", message)

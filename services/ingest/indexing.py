@@ -32,6 +32,7 @@ from services.ingest.turns import Turns
 from services.knowledge.embedder import Embedder, Priority
 from services.knowledge.passages import Chunk, Passage, Point, point_id
 from services.knowledge.store import VectorStore
+from services.runtime.outbox import Tell
 
 _ROUNDS = 16
 
@@ -48,11 +49,16 @@ class Indexing:
         embedder: Embedder,
         prices: PriceBook,
         tell: Callable[[Event], Awaitable[None]],
+        tell_usage: Tell,
         cut: Callable[[Path, str], Awaitable[tuple[str, list[Chunk]]]],
         *,
+        check_room: Callable[[], None],
         slice_chunks: int,
     ) -> None:
-        """`cut` parses a file under its name into its media type and chunks; it raises Rejected."""
+        """`cut` parses a file under its name into its media type and chunks; it raises Rejected.
+
+        `check_room` raises ``Busy`` when what an embedding used could not be told.
+        """
         self._documents = documents
         self._turns = turns
         self._blobs = blobs
@@ -60,6 +66,8 @@ class Indexing:
         self._embedder = embedder
         self._prices = prices
         self._tell = tell
+        self._tell_usage = tell_usage
+        self._check_room = check_room
         self._cut = cut
         self._slice_chunks = slice_chunks
 
@@ -163,12 +171,13 @@ class Indexing:
     async def _embed_slice(
         self, tenant: TenantId, document: Document, passages: Sequence[tuple[UUID, Passage]]
     ) -> None:
+        self._check_room()
         texts = [passage.chunk.embedded_text for _, passage in passages]
         embedded = await self._embedder.embed(texts, Priority.DOCUMENT)
         first, last = passages[0][0], passages[-1][0]
         usage = TokenUsage(uncached_input=sum(embedded.tokens))
         cost = self._prices.cost(self._embedder.provider, self._embedder.model, usage, document.accepted_at)
-        await self._tell(
+        await self._tell_usage(
             UsageSettled(
                 event_id=usage_event_id(tenant, document.upload_id, "index", str(first), str(last), len(texts)),
                 # The acceptance, not now: a retry in another hour must be the same charge.

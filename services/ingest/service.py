@@ -27,6 +27,7 @@ from services.knowledge.passages import Chunk
 from services.knowledge.store import VectorStore
 from services.runtime.bus import Bus
 from services.runtime.delivery import Subscription
+from services.runtime.outbox import Outbox
 from services.runtime.rpc import RpcServer
 
 NAME = "ingest"
@@ -61,6 +62,7 @@ async def working(
     drain_timeout: timedelta,
     *,
     bus: Bus,
+    usage: Outbox,
     blobs: Blobs,
     store: VectorStore,
     embedder: Embedder,
@@ -88,7 +90,9 @@ async def working(
             embedder,
             prices,
             partial(bus.publish, NAME),
+            partial(usage.tell, NAME),
             cut,
+            check_room=usage.check_room,
             slice_chunks=settings.slice_chunks,
         )
         handlers = IngestHandlers(indexing)

@@ -1,7 +1,7 @@
 """Budgets as they are set and as they stand. Who may spend is decided by inference, on the same counters."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
@@ -18,16 +18,21 @@ DEFAULT_PAGE_SIZE = 100
 
 @dataclass(frozen=True)
 class PlanCaps:
-    """What plans allow their tenants a month, as inference is configured."""
+    """What plans allow their tenants a month and cost them, as inference is configured."""
 
     monthly_usd: Mapping[str, Decimal | None]
     """By plan; None: no limit."""
     default_plan: str
+    monthly_price_usd: Mapping[str, Decimal | None] = field(default_factory=dict)
+    """By plan; None: not said."""
+
+    def plan_of(self, record: TenantRecord | None) -> str:
+        """A tenant's plan; the default one where it has none, or one that there is not."""
+        return record.plan if record is not None and record.plan in self.monthly_usd else self.default_plan
 
     def of(self, record: TenantRecord | None) -> Decimal | None:
-        """A tenant's."""
-        plan = record.plan if record is not None and record.plan in self.monthly_usd else self.default_plan
-        return self.monthly_usd.get(plan)
+        """What a tenant may spend."""
+        return self.monthly_usd.get(self.plan_of(record))
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,24 @@
 """Usage events in: read, store, then acknowledge. An event that cannot be read is dead-lettered, never skipped."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from services.contracts.failures import Busy, Rejected
+from services.contracts.tenants import TenantId
 from services.metering.clickhouse import Connection
-from services.metering.usage_rows import UsageRow, read_usage, usage_columns
+from services.metering.usage_rows import Charge, UsageRow, at_cost, read_usage, usage_columns
 from services.runtime.telemetry import log
 
-_BACKOFF = tuple(timedelta(seconds=s) for s in (1, 2, 5, 15, 30))
+_BACKOFF = tuple(timedelta(seconds=s) for s in (1, 2, 5, 10))
+"""The last is also how much later than ClickHouse the sink is back."""
 _TICK = timedelta(milliseconds=1)
-_YIELD_EVERY = 500
+_YIELD_EVERY = 100
+_GIVEN_UP_TOGETHER = 64
+
+KnownTenant = Callable[[TenantId], Awaitable[bool]]
+"""Whether there is such a tenant; raises ``Busy`` when that cannot be told now."""
 
 
 class Message(Protocol):
@@ -34,56 +40,76 @@ class Message(Protocol):
     def deliveries(self) -> int:
         """How often it was delivered, this time included."""
 
-    async def ack(self) -> None:
-        """Never deliver it again."""
-
-    async def nak(self, delay: timedelta) -> None:
-        """Deliver it again after `delay`."""
-
     async def dead_letter(self, reason: str) -> None:
         """Keep a copy with `reason` and never deliver it again."""
+
+
+NOBODY = Rejected("TENANT_UNKNOWN", "there is no such tenant: create it, then redrive this dead letter")
+"""Why usage of a tenant that is not known is given up."""
+
+M = TypeVar("M", bound=Message)
+M_contra = TypeVar("M_contra", bound=Message, contravariant=True)
+
+
+class Settling(Protocol[M_contra]):
+    """Where it is told what became of messages, many at once."""
+
+    async def ack(self, deliveries: Iterable[M_contra]) -> None:
+        """Never deliver them again."""
+
+    async def nak(self, deliveries: "Iterable[tuple[M_contra, timedelta]]") -> None:
+        """Deliver each of them again after its delay."""
+
+
+async def anyone(_tenant: TenantId) -> bool:
+    """Takes every tenant for known."""
+    return True
 
 
 class UsageHandler:
     """Stores batches of usage events, exactly once each however often they are delivered."""
 
-    def __init__(self, connection: Connection, newest: datetime) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        newest: datetime,
+        *,
+        charge: Charge = at_cost,
+        known_tenant: KnownTenant = anyone,
+    ) -> None:
         """`newest` is the time of the newest row stored so far."""
         self._connection = connection
         self._newest = newest
+        self._charge = charge
+        self._known_tenant = known_tenant
 
     @classmethod
-    async def resumed(cls, connection: Connection) -> "UsageHandler":
+    async def resumed(
+        cls, connection: Connection, *, charge: Charge = at_cost, known_tenant: KnownTenant = anyone
+    ) -> "UsageHandler":
         """A handler that goes on after what is stored."""
         rows = await connection.rows("SELECT max(ingested_at) FROM headwater.usage_events")
-        return cls(connection, rows[0][0].replace(tzinfo=UTC))
+        return cls(connection, rows[0][0].replace(tzinfo=UTC), charge=charge, known_tenant=known_tenant)
 
-    async def take(self, batch: Sequence[Message]) -> int:
+    async def take(self, batch: Sequence[M], settling: Settling[M]) -> int:
         """Stores a batch and acknowledges it; returns how many rows it stored.
 
         Raises:
-            Busy: ClickHouse did not store it; its messages are to be delivered again after a while.
+            Busy: ClickHouse did not store it, or nobody could tell whether its tenants exist; its messages are to be
+                delivered again after a while.
         """
-        good: list[Message] = []
-        rows: list[UsageRow] = []
-        now = datetime.now(UTC)
-        for number, message in enumerate(batch, 1):
-            if number % _YIELD_EVERY == 0:
-                await asyncio.sleep(0)
-            try:
-                rows.append(read_usage(message.subject, message.payload, message.stream_sequence, now))
-                good.append(message)
-            except Rejected as failure:
-                await _give_up(message, failure)
-        if rows:
-            try:
+        good, bad = await self._read(batch)
+        try:
+            unknown = await self._unknown({row.event.tenant for _, row in good})
+            if rows := [row for _, row in good if row.event.tenant not in unknown]:
                 await self.store(rows)
-            except Busy:
-                for message in good:
-                    await message.nak(_BACKOFF[min(message.deliveries, len(_BACKOFF)) - 1])
-                raise
-        for message in good:
-            await message.ack()
+        except Busy:
+            await settling.nak([(message, _BACKOFF[min(message.deliveries, len(_BACKOFF)) - 1]) for message, _ in good])
+            raise
+        finally:
+            await _give_up(bad)
+        await settling.ack([message for message, row in good if row.event.tenant not in unknown])
+        await _give_up([(message, NOBODY) for message, row in good if row.event.tenant in unknown])
         return len(rows)
 
     async def store(self, rows: Sequence[UsageRow]) -> None:
@@ -94,10 +120,31 @@ class UsageHandler:
         """
         # The rollup finds rows by this time, so it must not go back when the clock does.
         self._newest = max(datetime.now(UTC), self._newest + _TICK)
-        await self._connection.insert("headwater.usage_events", usage_columns(rows, self._newest))
+        await self._connection.insert("headwater.usage_events", usage_columns(rows, self._newest, self._charge))
+
+    async def _read(self, batch: Sequence[M]) -> tuple[list[tuple[M, UsageRow]], list[tuple[M, Rejected]]]:
+        good: list[tuple[M, UsageRow]] = []
+        bad: list[tuple[M, Rejected]] = []
+        now = datetime.now(UTC)
+        for number, message in enumerate(batch, 1):
+            if number % _YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+            try:
+                good.append((message, read_usage(message.subject, message.payload, message.stream_sequence, now)))
+            except Rejected as failure:
+                bad.append((message, failure))
+        return good, bad
+
+    async def _unknown(self, tenants: set[TenantId]) -> set[TenantId]:
+        return {tenant for tenant in tenants if not await self._known_tenant(tenant)}
 
 
-async def _give_up(message: Message, failure: Rejected) -> None:
+async def _give_up(bad: Sequence[tuple[M, Rejected]]) -> None:
+    for start in range(0, len(bad), _GIVEN_UP_TOGETHER):
+        await asyncio.gather(*(_dead_letter(*one) for one in bad[start : start + _GIVEN_UP_TOGETHER]))
+
+
+async def _dead_letter(message: Message, failure: Rejected) -> None:
     try:
         await message.dead_letter(f"{failure.reason}: {failure.message}")
     except Busy:

@@ -3,30 +3,53 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from headwater.metering.v1.metering_pb2_grpc import add_MeteringServiceServicer_to_server
+from headwater.metering.v1.prices_pb2_grpc import add_PriceServiceServicer_to_server
+from headwater.metering.v1.reports_pb2_grpc import add_ReportServiceServicer_to_server
 from headwater.metering.v1.tenants_pb2_grpc import add_TenantServiceServicer_to_server
+from headwater.metering.v1.webhooks_pb2_grpc import add_WebhookServiceServicer_to_server
 
-from services.contracts.events import UsageSettled
-from services.contracts.failures import Busy
-from services.contracts.streams import BUDGETS_BUCKET, TENANTS_BUCKET, USAGE_STREAM
+from services.contracts.budgets import Budget
+from services.contracts.streams import ALERTS_STREAM, BUDGETS_BUCKET, TENANTS_BUCKET, USAGE_STREAM, WEBHOOKS_BUCKET
+from services.contracts.tenant_record import TenantRecord
+from services.metering.accounting import USAGE_DURABLE, accounting
+from services.metering.alerting import Alerting
+from services.metering.auditing import audit_repeatedly, tenants_in, usage_audit
+from services.metering.budget_alerts import BudgetAlerts
 from services.metering.budgets import Budgets, PlanCaps
 from services.metering.clickhouse import ClickHouse
+from services.metering.closing import MonthClosing
 from services.metering.costs import Costs
-from services.metering.handlers import UsageHandler
+from services.metering.focus import FocusExport
+from services.metering.forecasting_process import ForecastingProcess
+from services.metering.forecasts import Forecasts
+from services.metering.loading import Loading
 from services.metering.migrations import migrate, migrations
+from services.metering.price_store import PriceStore
+from services.metering.price_table import PriceTable
+from services.metering.reference import ReferenceTables
+from services.metering.rerating import Rerating
 from services.metering.rollup import Rollup
-from services.metering.rpc import MeteringRpc, TenantRpc
+from services.metering.rpc.assembly import MeteringRpc
+from services.metering.rpc.prices import PriceRpc
+from services.metering.rpc.reports import ReportRpc
+from services.metering.rpc.tenants import TenantRpc
+from services.metering.rpc.webhooks import WebhookRpc
 from services.metering.settings import MeteringSettings
-from services.metering.sink import Sink
 from services.metering.sql import SqlRunner
 from services.metering.tenants import Tenants
+from services.metering.watching import AlertWatch
+from services.metering.webhook_calls import WebhookCalls, webhook_calls
+from services.metering.webhook_delivery import WebhookDelivery
+from services.metering.webhooks import WebhookRecord, Webhooks
+from services.runtime.background import background
 from services.runtime.bus import Bus
 from services.runtime.identity import KeyStore
+from services.runtime.mirror import Mirror
 from services.runtime.rpc import RpcServer
 from services.runtime.telemetry import log
-
-USAGE_DURABLE = "metering-usage_settled"
 
 
 @asynccontextmanager
@@ -38,10 +61,13 @@ async def running(
     keys: KeyStore,
     server: RpcServer,
     plans: PlanCaps,
+    prices: PriceStore,
     worker: bool = True,
     api: bool = True,
 ) -> AsyncIterator[None]:
     """Runs metering; `clickhouse` comes from clickhouse.connected and outlives it, `server` starts after this.
+
+    `prices` are kept level with the bus by whoever opened them.
 
     Raises:
         Busy: ClickHouse or the bus is away.
@@ -49,50 +75,89 @@ async def running(
     """
     for name in await migrate(clickhouse.rollup, migrations()):
         log.info("schema changed", migration=name)
+    stored = asyncio.Event()
+    tenants = await bus.bucket(TENANTS_BUCKET)
+    audit = usage_audit(
+        settings, clickhouse, bus, USAGE_DURABLE, charge=prices.book.charged, known_tenant=tenants_in(tenants)
+    )
     if api:
-        tenants = await bus.bucket(TENANTS_BUCKET)
         budgets = Budgets(await bus.bucket(BUDGETS_BUCKET), tenants, bus.counters, plans)
         server.add(
             add_MeteringServiceServicer_to_server,
-            MeteringRpc(Costs(clickhouse.reader), SqlRunner(clickhouse, settings), budgets),
+            MeteringRpc(
+                Costs(clickhouse, settings),
+                SqlRunner(clickhouse, settings),
+                budgets,
+                Forecasts(clickhouse.reader, ForecastingProcess()),
+                AlertWatch(bus.tail(ALERTS_STREAM)),
+                server.stopping,
+                audit,
+            ),
         )
         server.add(add_TenantServiceServicer_to_server, TenantRpc(Tenants(tenants, keys, plans.monthly_usd)))
+        reports = ReportRpc(Loading(clickhouse.rollup, tenants), FocusExport(clickhouse, settings))
+        server.add(add_ReportServiceServicer_to_server, reports)
+        server.add(
+            add_PriceServiceServicer_to_server,
+            await _pricing(settings, clickhouse, bus, prices, stored if worker else None),
+        )
     async with AsyncExitStack() as stack:
+        calls = await stack.enter_async_context(
+            webhook_calls(private_networks=settings.webhook_private_networks, time_limit=settings.webhook_timeout)
+        )
+        webhooks = Webhooks(await bus.bucket(WEBHOOKS_BUCKET), await bus.bucket(TENANTS_BUCKET), bus)
+        if api:
+            server.add(add_WebhookServiceServicer_to_server, WebhookRpc(webhooks, calls))
         if worker:
-            await stack.enter_async_context(_accounting(settings, clickhouse, bus))
+            await stack.enter_async_context(_alerting(settings, clickhouse, bus, plans, webhooks, calls))
+            await stack.enter_async_context(accounting(settings, clickhouse, bus, prices.book.charged, stored))
+            buckets = await bus.bucket(TENANTS_BUCKET), await bus.bucket(BUDGETS_BUCKET)
+            reference = ReferenceTables(clickhouse.rollup, *buckets, plans)
+            await stack.enter_async_context(reference.keeping_level())
+            await stack.enter_async_context(background(audit_repeatedly(audit, settings)))
         yield
 
 
 @asynccontextmanager
-async def _accounting(settings: MeteringSettings, clickhouse: ClickHouse, bus: Bus) -> AsyncIterator[None]:
-    puller = await bus.puller(
-        USAGE_STREAM,
-        USAGE_DURABLE,
-        subject=UsageSettled.subject("*"),
-        ack_wait=settings.ack_wait,
-        max_ack_pending=2 * settings.batch_rows,
-    )
-    stored, stopping, rollup_stopping = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    sink = Sink(
-        puller,
-        await UsageHandler.resumed(clickhouse.sink),
-        batch_rows=settings.batch_rows,
-        linger=settings.batch_linger,
-        stored=stored.set,
-    )
-    rollup = Rollup(clickhouse.rollup, settings.rollup_overlap)
-    sinking = asyncio.create_task(sink.run(stopping))
-    rolling = asyncio.create_task(rollup.run(stored, rollup_stopping, settings.rollup_interval))
-    try:
+async def _alerting(
+    settings: MeteringSettings,
+    clickhouse: ClickHouse,
+    bus: Bus,
+    plans: PlanCaps,
+    webhooks: Webhooks,
+    calls: WebhookCalls,
+) -> AsyncIterator[None]:
+    budgets = Mirror(await bus.bucket(BUDGETS_BUCKET), Budget.model_validate_json)
+    tenants = Mirror(await bus.bucket(TENANTS_BUCKET), TenantRecord.model_validate_json)
+    records = Mirror(await bus.bucket(WEBHOOKS_BUCKET), WebhookRecord.model_validate_json)
+    looking = BudgetAlerts(clickhouse.reader, bus.counters, budgets, tenants, plans, ForecastingProcess())
+    alerting = Alerting(clickhouse, looking, partial(bus.publish, "metering"), settings)
+    async with (
+        budgets.watching(),
+        tenants.watching(),
+        WebhookDelivery(bus, webhooks, records, calls).running(),
+        background(alerting.run()),
+    ):
         yield
-    finally:
-        # What the sink has in hand is stored and summed up before anything closes.
-        stopping.set()
-        await sinking
-        rollup_stopping.set()
-        stored.set()
-        await rolling
-        try:
-            await rollup.catch_up()
-        except Busy as failure:
-            log.warning("the last rollup is left to the next start", reason=failure.reason, detail=failure.message)
+
+
+async def _pricing(
+    settings: MeteringSettings, clickhouse: ClickHouse, bus: Bus, prices: PriceStore, stored: asyncio.Event | None
+) -> PriceRpc:
+    """`stored` wakes this process's rollup; None: another process sums up, and only when usage comes in."""
+    usage = bus.sequences(USAGE_STREAM, USAGE_DURABLE)
+
+    async def stored_so_far() -> tuple[int, int]:
+        standing = await usage.standing()
+        return standing.last, standing.first - 1 if standing.handled_through is None else standing.handled_through
+
+    async def sum_up() -> None:
+        if stored is None:
+            await Rollup(clickhouse.rollup, settings.rollup_overlap).catch_up()
+        else:
+            stored.set()
+
+    table = PriceTable(clickhouse.rollup, prices)
+    await table.catch_up()
+    months = MonthClosing(clickhouse, stored_so_far)
+    return PriceRpc(prices, table, Rerating(clickhouse, prices.book, months, sum_up), months)

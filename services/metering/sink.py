@@ -1,28 +1,24 @@
 """The sink: pulls usage events in large batches and hands them on, until it is told to stop."""
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol
 
 from services.contracts.failures import Busy
-from services.metering.handlers import Message, UsageHandler
+from services.metering.handlers import M, Settling, UsageHandler
 from services.runtime.telemetry import log
 
 _IDLE_WAIT = timedelta(seconds=1)
 """Also how long stopping may take when nothing comes in."""
 _PAUSES_S = (0.5, 1.0, 2.0, 5.0)
 
-M_co = TypeVar("M_co", bound=Message, covariant=True)
-M = TypeVar("M", bound=Message)
 
+class Source(Settling[M], Protocol[M]):
+    """Where messages are taken from, and told what became of them."""
 
-class Source(Protocol[M_co]):
-    """Where messages are pulled from."""
-
-    async def fetch(self, max_messages: int, max_wait: timedelta) -> Sequence[M_co]:
-        """What is waiting; if nothing is, waits up to `max_wait` for the first."""
+    async def fetch(self, max_wait: timedelta, linger: timedelta) -> Sequence[M]:
+        """A full batch, or what has come by the time the first has waited for `linger`; nothing after `max_wait`."""
 
 
 class Sink(Generic[M]):
@@ -33,14 +29,12 @@ class Sink(Generic[M]):
         source: Source[M],
         handler: UsageHandler,
         *,
-        batch_rows: int,
         linger: timedelta,
         stored: Callable[[], None],
     ) -> None:
         """`stored` is called after every batch that was stored."""
         self._source = source
         self._handler = handler
-        self._batch_rows = batch_rows
         self._linger = linger
         self._stored = stored
 
@@ -65,14 +59,10 @@ class Sink(Generic[M]):
         Raises:
             Busy: the bus or ClickHouse is away; nothing is lost.
         """
-        # One first: NATS answers a request for many only when it has them all or the wait is over.
-        batch = list(await self._source.fetch(1, _IDLE_WAIT))
+        batch = await self._source.fetch(_IDLE_WAIT, self._linger)
         if not batch:
             return 0
-        until = time.monotonic() + self._linger.total_seconds()
-        while len(batch) < self._batch_rows and (left := until - time.monotonic()) > 0:
-            batch += await self._source.fetch(self._batch_rows - len(batch), timedelta(seconds=left))
-        count = await self._handler.take(batch)
+        count = await self._handler.take(batch, self._source)
         if count:
             self._stored()
         return count

@@ -1,27 +1,43 @@
 """Usage events as rows: which can be believed, and how they lie in the table. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from pydantic import ValidationError
 
 from services.contracts.events import UsageSettled
 from services.contracts.failures import Rejected
+from services.contracts.tenants import TenantId
+from services.metering.plain_usage import MAX_LATENCY_MS, PlainUsage, read_plain
 
 MAX_AHEAD = timedelta(days=1)
 MAX_AGE = timedelta(days=400)
-MAX_LATENCY_MS = 2**63 - 1
+
+VERSION_SHIFT = 16
+"""Room below a row's version for as many prices that are put right later."""
 
 _KNOWN_VERSIONS = (1,)
 
+Charge = Callable[[TenantId, Decimal, datetime], Decimal]
+"""What a tenant is charged in US dollars for a call that cost so much at that time."""
 
-@dataclass(frozen=True)
+
+def at_cost(_tenant: TenantId, cost_usd: Decimal, _event_time: datetime) -> Decimal:
+    """Charges what a call cost."""
+    return cost_usd
+
+
+UsageEvent = UsageSettled | PlainUsage
+
+
+@dataclass(frozen=True, slots=True)
 class UsageRow:
     """An event and where it lies in its stream."""
 
-    event: UsageSettled
+    event: UsageEvent
     stream_sequence: int
 
 
@@ -31,10 +47,7 @@ def read_usage(subject: str, payload: bytes, stream_sequence: int, now: datetime
     Raises:
         Rejected: it is malformed, of an unknown version, from an absurd time, or its subject says something else.
     """
-    try:
-        event = UsageSettled.decode(payload)
-    except ValidationError as error:
-        raise Rejected(*_what_is_wrong(error)) from error
+    event = read_plain(payload) or _read_in_full(payload)
     if event.event_time > now + MAX_AHEAD:
         raise Rejected("EVENT_TIME_ABSURD", "the event is from more than a day ahead")
     if event.event_time < now - MAX_AGE:
@@ -49,11 +62,11 @@ def read_usage(subject: str, payload: bytes, stream_sequence: int, now: datetime
     return UsageRow(event, stream_sequence)
 
 
-def usage_columns(rows: Sequence[UsageRow], ingested_at: datetime) -> dict[str, list[Any]]:
+def usage_columns(rows: Sequence[UsageRow], ingested_at: datetime, charge: Charge = at_cost) -> dict[str, list[Any]]:
     """The columns of `rows` for table usage_events.
 
-    The version is the sequence in the stream: what was told last counts, and an old delivery that comes late replaces
-    nothing. Only what stands in for the truth never replaces it.
+    The version grows with the sequence in the stream: what was told last counts, and an old delivery that comes late
+    replaces nothing. What stands in for the truth never replaces it, and to price a row anew adds 1 to its version.
     """
     events = [row.event for row in rows]
     tokens = [event.tokens for event in events]
@@ -79,6 +92,11 @@ def usage_columns(rows: Sequence[UsageRow], ingested_at: datetime) -> dict[str, 
         "output_tokens": [t.output for t in tokens],
         "reasoning_tokens": [t.reasoning for t in tokens],
         "cost_usd": [e.cost_usd for e in events],
+        "charged_usd": [charge(e.tenant, Decimal(e.cost_usd), e.event_time) for e in events],
+        "without_cache_usd": [e.cost_usd if e.without_cache_usd is None else e.without_cache_usd for e in events],
+        "reference_model": [e.reference_model for e in events],
+        "reference_usd": [e.reference_usd for e in events],
+        "batch": [e.batch for e in events],
         "price_source": [e.price_source for e in events],
         "estimated": [e.estimated for e in events],
         "provisional": [e.provisional for e in events],
@@ -87,8 +105,15 @@ def usage_columns(rows: Sequence[UsageRow], ingested_at: datetime) -> dict[str, 
         "schema_version": [e.schema_version for e in events],
         "js_seq": sequences,
         "ingested_at": [ingested_at] * len(events),
-        "version": [0 if e.provisional else s for e, s in zip(events, sequences, strict=True)],
+        "version": [0 if e.provisional else s << VERSION_SHIFT for e, s in zip(events, sequences, strict=True)],
     }
+
+
+def _read_in_full(payload: bytes) -> UsageSettled:
+    try:
+        return UsageSettled.decode(payload)
+    except ValidationError as error:
+        raise Rejected(*_what_is_wrong(error)) from error
 
 
 def _owner_and_tenant(subject: str) -> tuple[str, str]:

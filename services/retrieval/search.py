@@ -1,18 +1,20 @@
 """Search: a question embedded, looked up by meaning and by words, and charged to its tenant."""
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from services.contracts.events import Event, TokenUsage, UsageSettled, truncated_to_millis, usage_event_id
+from services.contracts.events import TokenUsage, UsageSettled, truncated_to_millis, usage_event_id
+from services.contracts.failures import Missing
 from services.contracts.prices import PriceBook
 from services.contracts.tenants import TenantId
 from services.knowledge.embedder import Embedder, Embeddings, Priority
 from services.knowledge.passages import Hit, Vector
 from services.knowledge.store import HybridQuery, VectorStore
 from services.runtime.calls import call_id, request_id
+from services.runtime.outbox import Tell
 from services.runtime.seen_through import seen_through
 
 
@@ -40,12 +42,19 @@ class Search:
     """Finds passages and embeds texts, at the tenant's cost."""
 
     def __init__(
-        self, store: VectorStore, embedder: Embedder, prices: PriceBook, tell: Callable[[Event], Awaitable[None]]
+        self,
+        store: VectorStore,
+        embedder: Embedder,
+        prices: PriceBook,
+        tell: Tell,
+        check_room: Callable[[], None],
     ) -> None:
+        """`check_room` raises ``Busy`` when what a call used could not be told."""
         self._store = store
         self._embedder = embedder
         self._prices = prices
         self._tell = tell
+        self._check_room = check_room
 
     async def search(
         self,
@@ -60,7 +69,8 @@ class Search:
         """The passages nearest to `query`, best first.
 
         Raises:
-            Busy: the embedder's queue is full, or the store or the bus is away.
+            Missing: `document_ids` names documents, and none of them is indexed.
+            Busy: the embedder's queue is full, the store is away, or neither bus nor disk could take the usage.
         """
         embedded, charge = await seen_through(self._embed(tenant, [query], "search", feature))
         wanted = HybridQuery(
@@ -70,13 +80,22 @@ class Search:
             document_ids=tuple(document_ids),
             min_similarity=min_similarity,
         )
-        return SearchResult(await self._store.search(tenant, wanted), wanted.vector, charge)
+        hits = await self._store.search(tenant, wanted)
+        if document_ids and not hits and not await self._any_indexed(tenant, document_ids):
+            raise Missing("DOCUMENT_UNKNOWN", "none of the documents named is indexed: check their ids and their state")
+        return SearchResult(hits, wanted.vector, charge)
+
+    async def _any_indexed(self, tenant: TenantId, document_ids: Sequence[str]) -> bool:
+        for document_id in document_ids:
+            if await self._store.point_ids(tenant, document_id):
+                return True
+        return False
 
     async def embed(self, tenant: TenantId, texts: Sequence[str], *, feature: str = "") -> tuple[Vector, Charge]:
         """The embeddings of `texts`, shape (texts, dimension).
 
         Raises:
-            Busy: the embedder's queue is full, or the bus is away.
+            Busy: the embedder's queue is full, or neither bus nor disk could take the usage.
         """
         embedded, charge = await seen_through(self._embed(tenant, texts, "embed", feature))
         return embedded.vectors, charge
@@ -85,6 +104,7 @@ class Search:
         self, tenant: TenantId, texts: Sequence[str], stage: str, feature: str
     ) -> tuple[Embeddings, Charge]:
         """Embeds and charges. Seen through by its callers: what the model computes is charged, whoever left."""
+        self._check_room()
         started, now = time.monotonic(), truncated_to_millis(datetime.now(UTC))
         embedded = await self._embedder.embed(texts, Priority.QUESTION)
         usage = TokenUsage(uncached_input=sum(embedded.tokens))

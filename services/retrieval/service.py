@@ -10,7 +10,7 @@ from services.knowledge.store import VectorStore
 from services.retrieval.rpc import RetrievalRpc
 from services.retrieval.search import Search
 from services.retrieval.settings import RetrievalSettings
-from services.runtime.bus import Bus
+from services.runtime.outbox import Outbox
 from services.runtime.rpc import RpcServer
 
 NAME = "retrieval"
@@ -19,12 +19,12 @@ NAME = "retrieval"
 def serve(
     settings: RetrievalSettings,
     *,
-    bus: Bus,
+    usage: Outbox,
     store: VectorStore,
     embedder: Embedder,
     prices: PriceBook,
     server: RpcServer,
 ) -> None:
     """Serves RetrievalService on `server`; there is nothing to close."""
-    search = Search(store, embedder, prices, partial(bus.publish, NAME))
+    search = Search(store, embedder, prices, partial(usage.tell, NAME), usage.check_room)
     server.add(add_RetrievalServiceServicer_to_server, RetrievalRpc(search, settings.default_limit))

@@ -18,7 +18,10 @@ from nats.aio.msg import Msg
 
 from services.contracts.failures import Busy
 
-_MOST_TOGETHER = 64
+MOST_TOGETHER = 64
+"""That one publish takes."""
+TOO_LARGE = "MESSAGE_TOO_LARGE"
+"""Why a message is never taken."""
 _NO_STREAM = b'{"error": {"description": "no stream has this subject"}}'
 _NO_HEADERS: Mapping[str, str] = {}
 
@@ -90,7 +93,7 @@ class Publisher:
             await asyncio.shield(self._listening)
         number, batch = next(self._numbers), _Batch(len(messages))
         self._batches[number] = batch
-        first = number * _MOST_TOGETHER
+        first = number * MOST_TOGETHER
         timer = asyncio.get_running_loop().call_later(self._timeout_s, batch.expire)
         try:
             await self._send(
@@ -119,14 +122,19 @@ class Publisher:
             raise bus_away()
 
     def _command(self, message: Outgoing, reply: str) -> bytes:
-        """What publishes `message` (HPUB of the NATS client protocol)."""
+        """What publishes `message` (PUB or HPUB of the NATS client protocol)."""
+        if not message.headers and len(message.payload) <= self._client.max_payload:
+            return b"PUB %b %b %d\r\n%b\r\n" % (
+                message.subject.encode(),
+                reply.encode(),
+                len(message.payload),
+                message.payload,
+            )
         lines = "".join([f"{name}: {value}\r\n" for name, value in message.headers.items()])
         header = f"NATS/1.0\r\n{lines}\r\n".encode()
         size = len(header) + len(message.payload)
         if size > self._client.max_payload:
-            raise Busy(
-                "MESSAGE_TOO_LARGE", f"the message has {size} bytes, and the bus takes {self._client.max_payload}"
-            )
+            raise Busy(TOO_LARGE, f"the message has {size} bytes, and the bus takes {self._client.max_payload}")
         start = f"HPUB {message.subject} {reply} {len(header)} {size}\r\n".encode()
         return b"%b%b%b\r\n" % (start, header, message.payload)
 
@@ -146,7 +154,7 @@ class Publisher:
             raise bus_away() from error
 
     async def _on_answer(self, message: Msg) -> None:
-        number, place = divmod(int(message.subject[len(self._inbox) + 1 :]), _MOST_TOGETHER)
+        number, place = divmod(int(message.subject[len(self._inbox) + 1 :]), MOST_TOGETHER)
         if (batch := self._batches.get(number)) is not None:
             batch.put(place, message.data)
 

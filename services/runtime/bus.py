@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import nats
@@ -25,6 +25,7 @@ from nats.aio.client import Client
 from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
+    DeliverPolicy,
     DiscardPolicy,
     KeyValueConfig,
     StorageType,
@@ -35,24 +36,43 @@ from services.contracts.events import Event
 from services.contracts.failures import Busy
 from services.contracts.streams import BucketSpec, StreamSpec
 from services.runtime.acked import Outgoing, Publisher
+from services.runtime.batches import Batches
 from services.runtime.buckets import Bucket
+from services.runtime.by_sequence import Sequences
 from services.runtime.counters import Counters
 from services.runtime.delivery import DeadLetters, E, Puller, Subscription, Worker
 from services.runtime.intake import Intake
 from services.runtime.reading import StoredMessage, stored
 from services.runtime.settings import BusSettings
+from services.runtime.tail import Tail
 from services.runtime.telemetry import log
 
 _PUBLISH_ATTEMPTS = 3
 """As many times the publish timeout an event is told again and again."""
 _LONGEST_PAUSE_S = 0.5
 _PENDING_BYTES = 64 * 1024 * 1024
+_SHARING = 8
+"""Processes that may share a consumer of batches, each with a batch in hand and one that comes in."""
+
+
+class _Client(Client):
+    """nats-py looks at every character of every header's name, which is most of what a message costs it."""
+
+    @staticmethod
+    def _parse_header_lines(raw: bytes) -> dict[str, str]:
+        headers = {}
+        for line in raw.decode("utf-8", "replace").split("\r\n"):
+            name, colon, value = line.partition(":")
+            if colon:
+                headers[name] = value.strip()
+        return headers
 
 
 class Bus:
     """A connection to NATS JetStream."""
 
     def __init__(self, client: Client, settings: BusSettings) -> None:
+        self._client = client
         self._js = client.jetstream(timeout=settings.publish_timeout.total_seconds())
         self.publisher = Publisher(client, settings.publish_timeout)
         self._counters = Counters(self.publisher, self._js, settings.publish_timeout)
@@ -67,17 +87,7 @@ class Bus:
         Raises:
             Busy: the bus did not acknowledge in time; the event may or may not be stored, and telling it again is safe.
         """
-        headers = {
-            "Nats-Msg-Id": message_id or str(event.event_id),
-            "ce-specversion": "1.0",
-            "ce-id": str(event.event_id),
-            "ce-type": f"headwater.{owner}.v1.{event.name}",
-            "ce-source": f"headwater/{owner}",
-            "ce-subject": event.tenant,
-            "ce-time": event.event_time.isoformat(),
-            "content-type": "application/json",
-        }
-        await self._publish(event.subject(owner, event.tenant), event.model_dump_json().encode(), headers)
+        await self._until_stored(outgoing(owner, event, message_id=message_id))
 
     @property
     def counters(self) -> Counters:
@@ -85,7 +95,9 @@ class Bus:
         return self._counters
 
     async def _publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
-        message = Outgoing(subject, payload, headers)
+        await self._until_stored(Outgoing(subject, payload, headers))
+
+    async def _until_stored(self, message: Outgoing) -> None:
         until = time.monotonic() + _PUBLISH_ATTEMPTS * self._settings.publish_timeout.total_seconds()
         pause_s = 0.1
         while True:
@@ -145,9 +157,19 @@ class Bus:
             await puller.close()
 
     async def puller(
-        self, stream: StreamSpec, durable: str, *, subject: str, ack_wait: timedelta, max_ack_pending: int
+        self,
+        stream: StreamSpec,
+        durable: str,
+        *,
+        subject: str,
+        ack_wait: timedelta,
+        max_ack_pending: int,
+        since: datetime | None = None,
     ) -> Puller:
         """A durable consumer of `stream` to pull batches from; created when there is none.
+
+        With `since` it begins with what was stored then, and is gone when nobody has pulled for as long as the stream
+        keeps messages.
 
         Raises:
             Busy: the stream does not exist or the bus is away.
@@ -159,6 +181,9 @@ class Bus:
             ack_wait=ack_wait.total_seconds(),
             max_deliver=-1,
             max_ack_pending=max_ack_pending,
+            deliver_policy=DeliverPolicy.ALL if since is None else DeliverPolicy.BY_START_TIME,
+            opt_start_time=since,
+            inactive_threshold=None if since is None else stream.max_age.total_seconds(),
         )
         try:
             await self._js.add_consumer(stream.name, config)
@@ -166,6 +191,69 @@ class Bus:
         except (nats.errors.Error, TimeoutError) as error:
             raise Busy("BUS_AWAY", f"cannot consume stream {stream.name}: run `headwater streams apply`") from error
         return Puller(pulled, durable, self._dead_letters)
+
+    def sequences(self, stream: StreamSpec, durable: str) -> Sequences:
+        """`stream` by its sequences, as `durable` should have handled it."""
+        return Sequences(self._client, self._js, stream, durable, self._dead_letters, self._settings.publish_timeout)
+
+    async def waiting(self, stream: StreamSpec, durable: str) -> int:
+        """Messages a durable consumer has not finished with; 0 when there is no such consumer.
+
+        Raises:
+            Busy: the bus is away.
+        """
+        try:
+            info = await self._js.consumer_info(stream.name, durable)
+        except nats.js.errors.NotFoundError:
+            return 0
+        except (nats.errors.Error, TimeoutError) as error:
+            raise Busy("BUS_AWAY", f"the bus does not answer for stream {stream.name}") from error
+        return (info.num_pending or 0) + (info.num_ack_pending or 0)
+
+    async def forget(self, stream: StreamSpec, durable: str) -> None:
+        """Removes a durable consumer, with what waits for it, if there is one.
+
+        Raises:
+            Busy: the bus is away.
+        """
+        try:
+            await self._js.delete_consumer(stream.name, durable)
+        except nats.js.errors.NotFoundError:
+            return
+        except (nats.errors.Error, TimeoutError) as error:
+            raise Busy("BUS_AWAY", f"the bus does not answer for stream {stream.name}") from error
+
+    def tail(self, stream: StreamSpec) -> Tail:
+        """A stream to follow, for many readers at a time."""
+        return Tail(self._js, stream)
+
+    @asynccontextmanager
+    async def batches(
+        self, stream: StreamSpec, durable: str, *, subject: str, ack_wait: timedelta, most: int
+    ) -> AsyncIterator[Batches]:
+        """A durable consumer of `stream` to take batches of up to `most` messages from; created when there is none.
+
+        Raises:
+            Busy: the stream does not exist or the bus is away.
+        """
+        config = ConsumerConfig(
+            durable_name=durable,
+            filter_subject=subject,
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=ack_wait.total_seconds(),
+            max_deliver=-1,
+            max_ack_pending=_SHARING * 2 * most,
+        )
+        try:
+            await self._js.add_consumer(stream.name, config)
+        except (nats.errors.Error, TimeoutError) as error:
+            raise Busy("BUS_AWAY", f"cannot consume stream {stream.name}: run `headwater streams apply`") from error
+        batches = Batches(self._client, self.publisher, self._dead_letters, stream.name, durable, most)
+        await batches.open()
+        try:
+            yield batches
+        finally:
+            await batches.close()
 
     async def browse(self, stream: StreamSpec, subject: str, *, before: int | None, limit: int) -> list[StoredMessage]:
         """The newest messages of a stream on `subject` with a sequence below `before`, newest first.
@@ -231,6 +319,21 @@ class Bus:
             )
 
 
+def outgoing(owner: str, event: Event, *, message_id: str = "") -> Outgoing:
+    """The message that tells `event`, under `message_id` or the event's id."""
+    headers = {
+        "Nats-Msg-Id": message_id or str(event.event_id),
+        "ce-specversion": "1.0",
+        "ce-id": str(event.event_id),
+        "ce-type": f"headwater.{owner}.v1.{event.name}",
+        "ce-source": f"headwater/{owner}",
+        "ce-subject": event.tenant,
+        "ce-time": event.event_time.isoformat(),
+        "content-type": "application/json",
+    }
+    return Outgoing(event.subject(owner, event.tenant), event.model_dump_json().encode(), headers)
+
+
 @asynccontextmanager
 async def connected(url: str, settings: BusSettings, name: str) -> AsyncIterator[Bus]:
     """Connects to NATS and stays connected: a lost connection is built anew for as long as the context is open.
@@ -251,7 +354,7 @@ async def connected(url: str, settings: BusSettings, name: str) -> AsyncIterator
     async def on_reconnected() -> None:
         log.info("the bus is back")
 
-    client = Client()
+    client = _Client()
     losing: list[Callable[[], None]] = []
     options: dict[str, Any] = {}
     if settings.token is not None:

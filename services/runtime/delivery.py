@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain, repeat
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 from uuid import uuid4
 
 import nats.errors
@@ -27,6 +27,8 @@ _BACKOFF = tuple(timedelta(seconds=s) for s in (1, 5, 15, 60))
 _PAUSE_WHEN_AWAY_S = 1.0
 MAX_DEAD_LETTER_BYTES = 1024 * 1024
 """A longer payload is cut in its dead letter; its stream still has it whole."""
+
+_SHORT_REPLY = 9
 
 REASON_HEADER = "Headwater-Reason"
 CONSUMER_HEADER = "Headwater-Consumer"
@@ -61,8 +63,14 @@ class Delivery:
         self.subject = message.subject
         self.payload = message.data
         self.headers: Mapping[str, str] = message.headers or {}
-        self.stream_sequence: int = message.metadata.sequence.stream
-        self.deliveries: int = message.metadata.num_delivered
+        self.reply = message.reply
+        """Where JetStream is told what became of it."""
+        # $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<deliveries>.<sequence>...; nats-py's metadata parse the
+        # times as well, which is most of the work.
+        words = message.reply.split(".")
+        first = 4 if len(words) == _SHORT_REPLY else 6
+        self.deliveries = int(words[first])
+        self.stream_sequence = int(words[first + 1])
 
     async def ack(self) -> None:
         """Done: never deliver it again."""
@@ -86,13 +94,33 @@ class Delivery:
         await self._message.term()
 
 
+class GivenUp(Protocol):
+    """What is kept of a message that nobody could handle."""
+
+    @property
+    def subject(self) -> str:
+        """Where it was told."""
+
+    @property
+    def payload(self) -> bytes:
+        """What was told."""
+
+    @property
+    def stream_sequence(self) -> int:
+        """Where it lies in its stream."""
+
+    @property
+    def deliveries(self) -> int:
+        """How often it was delivered."""
+
+
 class DeadLetters:
     """Where messages that were given up are kept."""
 
     def __init__(self, publish: Callable[[str, bytes, dict[str, str]], Awaitable[None]]) -> None:
         self._publish = publish
 
-    async def keep(self, delivery: Delivery, durable: str, reason: str) -> None:
+    async def keep(self, delivery: GivenUp, durable: str, reason: str) -> None:
         """Stores a copy of the message; a copy of the same message is stored once."""
         log.warning(
             "dead letter", consumer=durable, subject=delivery.subject, sequence=delivery.stream_sequence, reason=reason

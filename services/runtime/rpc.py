@@ -47,6 +47,8 @@ class RpcServer:
         self._access: dict[str, _Access] = {}
         self._services: list[str] = []
         self._health = health.aio.HealthServicer()
+        self.stopping = asyncio.Event()
+        """Set when calls are to end: one that would go on for as long as its caller likes would hold up the rest."""
         self._server = grpc.aio.server(
             interceptors=[_Guard(keys, self._access, settings)],
             maximum_concurrent_rpcs=settings.max_concurrent_calls,
@@ -123,6 +125,7 @@ class RpcServer:
         try:
             yield
         finally:
+            self.stopping.set()
             await self._health.enter_graceful_shutdown()
             await self._server.stop(drain_timeout.total_seconds())
 

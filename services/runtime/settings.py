@@ -47,12 +47,24 @@ class BusSettings(Section):
     )
 
 
+class OutboxSettings(Section):
+    """What waits on disk while the bus is away."""
+
+    max_bytes: int = Field(
+        default=256 * MIB, ge=MIB, description="most that one process keeps on disk; then paid work is refused"
+    )
+    max_messages: int = Field(default=1_000_000, ge=1, description="most messages that one process keeps on disk")
+
+
+HOST_PORT = r"^\S+:(\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])$"
+
+
 class RpcSettings(Section):
     """The gRPC server."""
 
     address: str = Field(
         default="127.0.0.1:7443",
-        pattern=r"^\S+:\d{1,5}$",
+        pattern=HOST_PORT,
         description="host:port to listen on; port 0 picks a free one",
     )
     tls_certificate: FilePath | None = Field(default=None, description="PEM certificate chain; unset serves plaintext")
@@ -76,7 +88,7 @@ class ClientSettings(Section):
     """Calls to other services."""
 
     retrieval_address: str | None = Field(
-        default=None, pattern=r"^\S+:\d{1,5}$", description="host:port of retrieval; unset when it runs in this process"
+        default=None, pattern=HOST_PORT, description="host:port of retrieval; unset when it runs in this process"
     )
     ca_certificate: FilePath | None = Field(
         default=None, description="PEM certificates to trust; set it when the other services serve TLS"

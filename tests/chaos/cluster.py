@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import grpc
@@ -28,6 +27,7 @@ from services.runtime.identity import KeyStore
 from services.runtime.nats_server import embedded_nats_server
 from services.runtime.reading import stored
 from services.runtime.settings import BusSettings
+from tests.ready import ready_address
 
 TENANT = TenantId("chaos")
 PRICE = {"input": "1.234567", "output": "7.654321"}
@@ -85,7 +85,7 @@ class Cluster:
                 stderr=stderr,
             )
         self.stack.push_async_callback(_stopped, process)
-        return Inference(process, await _address(process, log), log)
+        return Inference(process, await ready_address(process, log, _START_LIMIT_S), log)
 
     async def set_budget(self, cap_usd: Decimal) -> None:
         """Gives the tenant a budget of the month, before a process starts."""
@@ -188,16 +188,6 @@ def _settings(folder: Path, url: str, model: Mapping[str, Any]) -> dict[str, str
         "HEADWATER_INFERENCE__ADMISSION__PLANS": json.dumps(_UNLIMITED),
         "HEADWATER_INFERENCE__ADMISSION__DEFAULT_PLAN": "chaos",
     }
-
-
-async def _address(process: asyncio.subprocess.Process, log: Path) -> str:
-    end = monotonic() + _START_LIMIT_S
-    while monotonic() < end and process.returncode is None:
-        for line in log.read_text().splitlines():
-            if line.startswith("{") and (event := json.loads(line)).get("event") == "ready":
-                return str(event["address"])
-        await asyncio.sleep(0.05)
-    raise AssertionError(f"inference did not start:\n{log.read_text()[-4000:]}")
 
 
 async def _stopped(process: asyncio.subprocess.Process) -> None:

@@ -5,6 +5,12 @@ import os
 
 FULL = os.environ.get("HEADWATER_CHAOS") == "full"
 
+MINUTES = int(os.environ.get("HEADWATER_CHAOS_MINUTES", "60"))
+"""How long what has no end of its own goes on at full size."""
+
+SEED = int(os.environ.get("HEADWATER_CHAOS_SEED", "20261121"))
+"""Of what is drawn by lot."""
+
 measured = logging.getLogger("chaos")
 """What a test measured; `make chaos` shows it."""
 

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from grpc_status import rpc_status
 from headwater.inference.v1 import inference_pb2, policies_pb2
 from headwater.ingest.v1 import ingest_pb2
-from headwater.metering.v1 import metering_pb2, tenants_pb2
+from headwater.metering.v1 import metering_pb2, prices_pb2, reports_pb2, tenants_pb2, webhooks_pb2
 from headwater.retrieval.v1 import retrieval_pb2
 
 from services.contracts.failures import Failure, Unauthenticated
@@ -21,7 +21,17 @@ Answer = Callable[[Any], Any]
 """Takes the request (a list of them where they are streamed); gives the response (an iterable of them, likewise).
 Where it raises a Failure the caller gets its status, in the middle of a stream too."""
 
-_FILES = (inference_pb2, policies_pb2, ingest_pb2, metering_pb2, tenants_pb2, retrieval_pb2)
+_FILES = (
+    inference_pb2,
+    policies_pb2,
+    ingest_pb2,
+    metering_pb2,
+    prices_pb2,
+    reports_pb2,
+    tenants_pb2,
+    webhooks_pb2,
+    retrieval_pb2,
+)
 
 
 @dataclass

@@ -1,5 +1,6 @@
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from headwater.metering.v1 import metering_pb2
 
 from services.cli.errors import Exit
@@ -64,6 +65,54 @@ async def test_costs_for_programs_keep_money_as_text(headwater: Headwater, scrip
     told = (await headwater("costs", "--json")).json
     assert told["total_cost_usd"] == "10.012039480001"
     assert [(row["calls"], row["cost_usd"]) for row in told["rows"]] == [(1204, "0.012039480001"), (98, "1E+1")]
+
+
+async def test_costs_are_filtered_by_what_is_said(headwater: Headwater, script: Script) -> None:
+    """Values of the same thing go into one filter; labels are named."""
+    script.answers["QueryCosts"] = lambda request: metering_pb2.QueryCostsResponse(total_cost_usd="0")
+    said = ["feature=chat", "model!=a=b", "label:plan=gold", "feature=", "label:team=x"]
+    arguments = [part for text in said for part in ("--filter", text)]
+    await headwater("costs", "--by", "label,month,key", "--label", "plan", *arguments)
+    (request,) = script.sent("QueryCosts")
+    assert (request.label, len(request.group_by)) == ("plan", 3)
+    told = [(one.dimension, one.label, list(one.values), one.exclude) for one in request.filters]
+    assert told == [
+        (metering_pb2.COST_DIMENSION_FEATURE, "", ["chat", ""], False),
+        (metering_pb2.COST_DIMENSION_MODEL, "", ["a=b"], True),
+        (metering_pb2.COST_DIMENSION_LABEL, "plan", ["gold"], False),
+        (metering_pb2.COST_DIMENSION_LABEL, "team", ["x"], False),
+    ]
+
+
+async def test_what_tenants_are_charged_is_shown_when_it_is_not_the_cost(headwater: Headwater, script: Script) -> None:
+    """With the dimensions whose names in a row are longer."""
+    row = metering_pb2.CostRow(key_id="k-1", outcome_id="o-1", period="2026-11", cost_usd="1", charged_usd="1.25")
+    script.answers["QueryCosts"] = lambda _: metering_pb2.QueryCostsResponse(rows=[row], total_cost_usd="1")
+    lines = [line.split() for line in (await headwater("costs", "--by", "key,outcome,month")).out.splitlines()]
+    assert lines[0][:3] == ["KEY", "OUTCOME", "MONTH"]
+    assert lines[0][-2:] == ["CHARGED", "$"]
+    assert lines[2] == ["k-1", "o-1", "2026-11", "0", "0", "0", "1", "0", "1.25"]
+    assert lines[-1][-1] == "1.25"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--by", "day,week"),
+        ("--by", "label"),
+        ("--label", "plan"),
+        ("--filter", "feature"),
+        ("--filter", "day=2026-11-01"),
+        ("--filter", "label=gold"),
+        ("--filter", "colour=red"),
+    ],
+)
+async def test_a_question_that_makes_no_sense_is_not_sent(
+    headwater: Headwater, script: Script, arguments: tuple[str, str]
+) -> None:
+    """It ends as a wrong command line, and says what to write."""
+    assert (await headwater("costs", *arguments)).code == Exit.USAGE
+    assert not script.sent("QueryCosts")
 
 
 def result(request: metering_pb2.RunSqlRequest) -> metering_pb2.RunSqlResponse:

@@ -1,15 +1,16 @@
 """Prices: exact, by class of token, never nothing for a model nobody knows."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
-from genai_prices import Usage, calc_price
+from genai_prices import Usage, __version__, calc_price
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.contracts.events import TokenUsage
-from services.contracts.prices import PICO, Price, PriceBook
+from services.contracts.price_file import parse_price_file
+from services.contracts.prices import FALLBACK, MOST_USD, PICO, Price, PriceBook
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 
@@ -39,6 +40,7 @@ def test_known_models_are_priced_by_the_snapshot_with_cache_reads_cheaper() -> N
     assert uncached.usd == Decimal("0.15")
     assert cached.usd == Decimal("0.075")
     assert not uncached.estimated
+    assert uncached.price_source == f"genai-prices-{__version__}:openai/gpt-4o-mini"
 
 
 def test_unknown_model_costs_the_fallback_and_says_so() -> None:
@@ -91,3 +93,136 @@ def test_the_most_a_call_can_cost_covers_every_way_of_caching() -> None:
     price = Price(input=Decimal(4), cache_read=Decimal(1), cache_write=Decimal(5), output=Decimal(10))
     tokens = TokenUsage(uncached_input=1_000_000, output=100_000)
     assert PriceBook({"openai/mine": price}).most("openai", "mine", tokens, NOW).usd == 6
+
+
+BOOK = """
+prices:
+  - {model: openai/mine, until: 2026-11-01, per_million: {input: 1, output: 2}}
+  - model: openai/mine
+    from: 2026-11-01
+    per_million: {input: 3, cache_read: 0.3, output: 6, reasoning: 7}
+    tiers:
+      - {above_input_tokens: 1000, per_million: {input: 5, output: 6}}
+      - {above_input_tokens: 2000, per_million: {input: 1, output: 6}}
+    batch_discount_percent: 33.3333
+markups:
+  - {tenant: acme, percent: 12.5, from: 2026-11-01}
+  - {tenant: "*", percent: 20}
+fallback: {input: 99}
+"""
+
+
+@pytest.fixture
+def book() -> PriceBook:
+    """Version 7 of a book, before an own price of the same model."""
+    prices = PriceBook({"openai/mine": Price(input=Decimal(100)), "openai/other": Price(input=Decimal(50))})
+    prices.adopt(7, parse_price_file(BOOK))
+    return prices
+
+
+def test_the_book_comes_first_and_says_its_version(book: PriceBook) -> None:
+    """Then the settings, then the snapshot, then the book's own fallback."""
+    tokens = TokenUsage(uncached_input=1000)
+    asked = [book.cost("openai", model, tokens, NOW) for model in ("mine", "other", "gpt-4o-mini", "unheard-of")]
+    assert [cost.usd for cost in asked] == [Decimal(usd) for usd in ("0.003", "0.05", "0.00015", "0.099")]
+    assert [cost.price_source.partition(":")[0] for cost in asked[1:]] == [
+        "own",
+        f"genai-prices-{__version__}",
+        FALLBACK,
+    ]
+    assert asked[0].price_source == "book:7:openai/mine"
+    assert [cost.estimated for cost in asked] == [False, False, False, True]
+
+
+def test_a_price_changes_at_its_moment(book: PriceBook) -> None:
+    """From is the first moment of the new price."""
+    tokens = TokenUsage(uncached_input=1_000_000 // 1000)
+    before = book.cost("openai", "mine", tokens, NOW - timedelta(microseconds=1))
+    assert (before.usd, book.cost("openai", "mine", tokens, NOW).usd) == (Decimal("0.001"), Decimal("0.003"))
+
+
+@pytest.mark.parametrize(("given", "rate"), [(1000, 3), (1001, 5), (2000, 5), (2001, 1)])
+def test_a_tier_prices_all_tokens_of_a_longer_call(book: PriceBook, given: int, rate: int) -> None:
+    """Just above its limit, cached or not."""
+    tokens = TokenUsage(uncached_input=given - 1, cache_write=1)
+    assert book.cost("openai", "mine", tokens, NOW).usd == Decimal(rate * given) / 1_000_000
+
+
+def test_a_batch_costs_less_by_the_books_discount_alone(book: PriceBook) -> None:
+    """Rounded once, to the pico-dollar; who gives none charges the whole price."""
+    tokens = TokenUsage(output=1, reasoning=1)
+    assert book.cost("openai", "mine", tokens, NOW, batch=True).usd == Decimal("0.000008666671")
+    assert book.cost("openai", "other", tokens, NOW, batch=True) == book.cost("openai", "other", tokens, NOW)
+
+
+@given(
+    counts=st.lists(st.integers(0, 3000), min_size=5, max_size=5),
+    less=st.lists(st.floats(0, 1), min_size=5, max_size=5),
+    model=st.sampled_from(["mine", "other", "gpt-4o-mini", "unheard-of"]),
+)
+def test_no_call_costs_more_than_the_most(counts: list[int], less: list[float], model: str) -> None:
+    """However many fewer tokens it takes, in whatever class of input."""
+    prices = PriceBook({"openai/other": Price(input=Decimal(1), cache_write=Decimal(2), output=Decimal(1))})
+    prices.adopt(7, parse_price_file(BOOK))
+    uncached, read, written, output, reasoning = counts
+    worst = TokenUsage(uncached_input=uncached + read + written, output=output + reasoning)
+    uncached, read, written, output, reasoning = (int(a * b) for a, b in zip(counts, less, strict=True))
+    used = TokenUsage(uncached_input=uncached, cache_read=read, cache_write=written, output=output, reasoning=reasoning)
+    most = prices.most("openai", model, worst, NOW)
+    for batch in (False, True):
+        assert prices.cost("openai", model, used, NOW, batch=batch).usd <= most.usd
+
+
+def test_without_its_cache_a_call_costs_as_plain_input(book: PriceBook) -> None:
+    """What a cache saved is the difference, in a batch too."""
+    tokens = TokenUsage(uncached_input=100, cache_read=800, cache_write=100, output=10)
+    assert book.without_cache("openai", "mine", tokens, NOW) == Decimal("0.00306")
+    plain = TokenUsage(uncached_input=1000, output=10)
+    in_batch = book.without_cache("openai", "mine", tokens, NOW, batch=True)
+    assert in_batch == book.cost("openai", "mine", plain, NOW, batch=True).usd
+
+
+def test_a_tenant_is_charged_with_its_mark_up(book: PriceBook) -> None:
+    """Its own, else everyone's; to the pico-dollar."""
+    cost = Decimal("0.000000000004")
+    assert book.charged("acme", cost, NOW) == Decimal("0.000000000004")
+    assert book.charged("acme", Decimal("0.1"), NOW) == Decimal("0.1125")
+    assert book.charged("globex", Decimal("0.1"), NOW) == Decimal("0.12")
+
+
+def test_a_tenant_with_mark_ups_of_its_own_has_no_others(book: PriceBook) -> None:
+    """Before its first one it pays what its calls cost."""
+    assert book.charged("acme", Decimal(1), NOW - timedelta(days=1)) == 1
+
+
+def test_a_charge_always_fits_its_column(book: PriceBook) -> None:
+    """An absurd cost must not make a row that nobody can store."""
+    assert book.charged("acme", MOST_USD, NOW) == MOST_USD
+
+
+def test_books_made_of_one_another_follow_the_same_versions(book: PriceBook) -> None:
+    """What is adopted prices everywhere."""
+    further = book.with_own({"openai/third": Price(input=Decimal(1))})
+    book.adopt(8, parse_price_file("prices: [{model: openai/third, per_million: {input: 2}}]"))
+    assert further.version == 8
+    assert further.cost("openai", "third", TokenUsage(uncached_input=1000), NOW).usd == Decimal("0.002")
+
+
+def test_a_pinned_book_stays_at_its_version(book: PriceBook) -> None:
+    """Its own prices too; the one it was made of goes on."""
+    pinned = book.pinned()
+    book.adopt(8, parse_price_file("prices: []"))
+    assert (pinned.version, book.version) == (7, 8)
+    sources = [pinned.cost("openai", model, TokenUsage(), NOW).price_source for model in ("mine", "other")]
+    assert sources == ["book:7:openai/mine", "own:openai/other"]
+
+
+@pytest.mark.parametrize(
+    ("model", "source", "rate"),
+    [("mine", "book:7:openai/mine", "3"), ("other", "own:openai/other", "50"), ("unheard-of", FALLBACK, "99")],
+)
+def test_what_applies_can_be_asked(book: PriceBook, model: str, source: str, rate: str) -> None:
+    """The price and where it comes from."""
+    applied = book.applied("openai", model, NOW)
+    assert applied.price is not None
+    assert (applied.source, applied.price.input, applied.estimated) == (source, Decimal(rate), source == FALLBACK)

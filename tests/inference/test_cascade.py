@@ -140,3 +140,31 @@ def test_a_request_that_every_stage_refuses_is_at_fault() -> None:
     cascade.fail("the provider answered 400", rejected=True)
     with pytest.raises(Rejected, match="no stage takes the request"):
         cascade.conclusion()
+
+
+def test_guesses_are_no_answer_only_when_every_stage_has_looked() -> None:
+    """A provider that is away does not mean that the documents hold nothing."""
+    cascade = _cascade()
+    _take(cascade, *GUESS)
+    cascade.fail("the provider cannot be reached")
+    with pytest.raises(Busy) as raised:
+        cascade.conclusion()
+    assert raised.value.reason == "CASCADE_FAILED"
+    assert "large: the provider cannot be reached" in raised.value.message
+
+
+def test_no_answer_comes_with_the_best_guesss_confidence() -> None:
+    """Whoever wants to know how far off it was can."""
+    cascade = _cascade()
+    _take(cascade, *GUESS)
+    _take(cascade, Draft("worse"), 0.05)
+    assert (cascade.conclusion().status, cascade.conclusion().probability) == (AnswerStatus.NO_ANSWER, 0.1)
+
+
+def test_a_draft_that_nothing_judges_is_not_called_confident() -> None:
+    """No confidence is made up for a model that nobody has calibrated."""
+    cascade = Cascade(("large",), floor=0.3)
+    verdict = cascade.take(Draft("text"), judge(Gate(threshold=0), {}))
+    assert (verdict.decision, verdict.known, verdict.probability) == (Decision.ACCEPTED, False, 0.0)
+    assert "nothing tells how good it is" in verdict.reason
+    assert cascade.conclusion().status is AnswerStatus.UNJUDGED

@@ -29,6 +29,7 @@ from services.inference.settings import InferenceSettings
 from services.inference.settle import Settlement
 from services.inference.stages import Stages, built_in_policy
 from services.runtime.bus import Bus
+from services.runtime.message_file import full
 from tests.inference.samples import (
     BRIDGE,
     EASY,
@@ -77,7 +78,14 @@ async def rigs(bus: Bus) -> AsyncIterator[Rigs]:
     """Makes rigs on a real bus; with `model` the last stage is one behind real HTTP."""
     async with AsyncExitStack() as stack:
 
-        async def make(library: Library = LIBRARY, *, model: bool = False, policy: str = "", **settings: Any) -> Rig:
+        async def make(
+            library: Library = LIBRARY,
+            *,
+            model: bool = False,
+            policy: str = "",
+            check_room: Callable[[], None] = lambda: None,
+            **settings: Any,
+        ) -> Rig:
             server = await stack.enter_async_context(upstream())
             models = {LARGE: model_settings(server.url)} if model else {}
             chosen = InferenceSettings(models=models, **settings)
@@ -90,7 +98,7 @@ async def rigs(bus: Bus) -> AsyncIterator[Rigs]:
             version = PolicyVersion(PolicyRecord(running.name, 0, "", NOW, ""), running)
             planner = Planner(lambda tenant, feature: version, stages.of)
             admission = await stack.enter_async_context(admitting(chosen.admission, bus))
-            settlement = Settlement(teller, PRICES, chosen.settle_timeout)
+            settlement = Settlement(teller, PRICES, chosen.settle_timeout, check_room)
             return Rig(Generate(library, planner, admission, settlement, chosen), embedder, teller, server)
 
         yield make
@@ -111,6 +119,20 @@ async def test_the_tenant_and_the_limit_go_to_retrieval(rigs: Rigs) -> None:
     rig = await rigs(library, retrieved_passages=7)
     await rig.generate.answer(TENANT, question(EASY))
     assert [(tenant, limit) for tenant, _, limit in library.asked] == [(TENANT, 7)]
+
+
+async def test_nothing_is_asked_whose_usage_could_not_be_told(rigs: Rigs) -> None:
+    """With the bus away and the outbox full a request is refused before retrieval and every model."""
+
+    def refuse() -> None:
+        raise full()
+
+    library = Library(BRIDGE)
+    rig = await rigs(library, check_room=refuse)
+    with pytest.raises(Busy) as refused:
+        await rig.generate.answer(TENANT, question(EASY))
+    assert refused.value.reason == "OUTBOX_FULL"
+    assert (library.asked, rig.embedder.calls, rig.teller.told) == ([], [], [])
 
 
 async def test_a_hard_question_reaches_the_larger_model(rigs: Rigs) -> None:
@@ -290,6 +312,37 @@ async def test_a_budget_without_room_refuses_or_downgrades_by_policy(rigs: Rigs,
         assert refusal.value.reason == "BUDGET_EXHAUSTED"
         return
     _, _, answer = await rig.events(question("", chat=TALK))
+    assert (answer.stage, answer.downgraded) == ("modest", True)
+
+
+ROUTED = """
+name: routed
+on_limit: downgrade
+stages:
+  - name: modest
+    model: large
+    max_output_tokens: 100
+  - name: dear
+    model: large
+    max_output_tokens: 100000
+router:
+  models:
+    modest: {intercept: -9, weights: {log_chars: 0}}
+  skip_below: {modest: 0.5}
+"""
+
+
+async def test_a_budget_without_room_brings_back_what_the_router_spared(rigs: Rigs, bus: Bus) -> None:
+    """A stage not worth its price is worth more than no answer."""
+    budget = Budget(tenant=TENANT, period="month", cap_usd=Decimal("0.02"))
+    await (await bus.bucket(BUDGETS_BUCKET)).put(budget.key, budget.model_dump_json().encode())
+    rig = await rigs(model=True, policy=ROUTED)
+    reports, _, answer = await rig.events(question("", chat=TALK))
+    assert [(report.stage, report.verdict.decision) for report in reports] == [
+        ("modest", Decision.SKIPPED),
+        ("dear", Decision.SKIPPED),
+        ("modest", Decision.ACCEPTED),
+    ]
     assert (answer.stage, answer.downgraded) == ("modest", True)
 
 

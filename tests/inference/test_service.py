@@ -127,7 +127,7 @@ def _server() -> RpcServer:
 
 
 @asynccontextmanager
-async def _house(bus: Bus, models: dict[str, ModelSettings] | None = None) -> AsyncIterator[House]:
+async def _house(bus: Bus, models: dict[str, ModelSettings] | None = None, **more: Any) -> AsyncIterator[House]:
     shelf, teller, grace = Shelf(), Teller(), timedelta(seconds=1)
     async with AsyncExitStack() as stack:
         library = _server()
@@ -135,7 +135,7 @@ async def _house(bus: Bus, models: dict[str, ModelSettings] | None = None) -> As
         clients = await stack.enter_async_context(connected_clients(library.listen(), None))
         await stack.enter_async_context(library.serving(grace))
         server = _server()
-        settings = InferenceSettings(models=models or {})
+        settings = InferenceSettings(models=models or {}, **more)
         reach = Reach(retriever(clients), teller, bus)
         await stack.enter_async_context(running(settings, reach, embedder=BagEmbedder(), prices=PRICES, server=server))
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(server.listen()))
@@ -217,7 +217,7 @@ async def test_a_client_that_hangs_up_is_still_charged(bus: Bus) -> None:
 
 async def test_a_slow_provider_leaves_time_to_answer_before_the_deadline(bus: Bus) -> None:
     """The caller gets the local draft within its deadline instead of nothing."""
-    async with upstream() as server, _house(bus, {"large": model_settings(server.url)}) as house:
+    async with upstream() as server, _house(bus, {"large": model_settings(server.url)}, answer_floor=0) as house:
         server.script.usual = Conduct(fault="stall")
         response = await house.client.Generate(pb.GenerateRequest(question=HARD), metadata=METADATA, timeout=1.5)
     assert [stage.decision for stage in response.answer.stages][-1] == pb.STAGE_DECISION_FAILED

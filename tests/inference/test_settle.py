@@ -21,6 +21,7 @@ from services.inference.local import ExtractStage
 from services.inference.settings import InferenceSettings
 from services.inference.settle import Account, Settlement, Spending, StageMeter
 from services.runtime.bus import Bus
+from services.runtime.outbox import Later
 from services.runtime.seen_through import until_all_seen_through
 from tests.inference.samples import CALL, EASY, PRICES, REQUEST, TENANT, BagEmbedder, Teller, question
 
@@ -118,6 +119,25 @@ async def test_untold_usage_fails_the_call_and_is_told_later(account: Account, b
     teller.away = False
     assert await _settled(bus, account) == 1_000_000
     assert [usage.provisional for usage in teller.told] == [False]
+
+
+async def test_usage_on_disk_is_settled_when_the_bus_has_it(account: Account, bus: Bus) -> None:
+    """The caller gets the answer at once; until the bus has the usage, the reservation is the trace of the call."""
+    arrived = asyncio.Event()
+
+    async def later() -> None:
+        await arrived.wait()
+
+    async def keep(event: Event) -> Later:
+        return later
+
+    meter = Settlement(keep, PRICES, SECOND).meter(account, STAGE)
+    await _call(meter, HUNDRED)
+    assert meter.calls[0].cost_usd == Decimal("0.000001")
+    with pytest.raises(TimeoutError):
+        await _settled(bus, account, limit_s=0.2)
+    arrived.set()
+    assert await _settled(bus, account) == 1_000_000
 
 
 async def test_telling_is_bounded_in_time(account: Account) -> None:

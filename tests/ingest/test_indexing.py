@@ -27,6 +27,7 @@ from services.knowledge.settings import VectorStoreSettings
 from services.knowledge.store import VectorStore
 from services.runtime.buckets import Bucket
 from services.runtime.bus import Bus
+from services.runtime.message_file import full
 
 ACME = TenantId("acme")
 NAME = "notes.txt"
@@ -86,6 +87,7 @@ class Bench:
         tell: Callable[[Event], Awaitable[None]] | None = None,
         store: object | None = None,
         cut: Callable[[Path, str], Awaitable[tuple[str, list[Chunk]]]] = lines,
+        check_room: Callable[[], None] = lambda: None,
     ) -> Indexing:
         """A worker, with a part of it replaced."""
         chosen: VectorStore = store or self.store  # type: ignore[assignment]
@@ -97,7 +99,9 @@ class Bench:
             self.embedder,
             PriceBook({}),
             tell or self.tell,
+            tell or self.tell,
             cut,
+            check_room=check_room,
             slice_chunks=2,
         )
 
@@ -191,6 +195,18 @@ async def test_untold_usage_is_not_stored(bench: Bench) -> None:
         await bench.indexing(tell=away).reconcile(ACME, "doc")
     assert await bench.store.count(ACME) == 0
     assert await bench.state() is State.ACCEPTED
+
+
+async def test_nothing_is_embedded_whose_usage_could_not_be_told(bench: Bench) -> None:
+    """With the bus away and the outbox full the document waits."""
+    await bench.put("one\n")
+
+    def refuse() -> None:
+        raise full()
+
+    with pytest.raises(Busy, match="the bus is away and what waits for it"):
+        await bench.indexing(check_room=refuse).reconcile(ACME, "doc")
+    assert bench.embedder.texts == []
 
 
 async def test_a_version_put_meanwhile_wins(bench: Bench) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import pytest_asyncio
 
 from services.contracts.events import TokenUsage, UsageSettled, truncated_to_millis
 from services.contracts.tenants import TenantId
@@ -34,6 +35,25 @@ async def clickhouse(empty_clickhouse: ClickHouse) -> ClickHouse:
     """The embedded engine with our schema."""
     await migrate(empty_clickhouse.rollup, migrations())
     return empty_clickhouse
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def kept_clickhouse(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ClickHouse]:
+    """The embedded engine with our schema, for all tests of a module: opening one takes a second."""
+    async with connected(MeteringSettings(), tmp_path_factory.mktemp("clickhouse")) as clickhouse:
+        await migrate(clickhouse.rollup, migrations())
+        yield clickhouse
+
+
+@pytest.fixture
+async def emptied_clickhouse(kept_clickhouse: ClickHouse) -> ClickHouse:
+    """The same with nothing in its tables."""
+    full = (
+        "SELECT name FROM system.tables WHERE database = 'headwater' AND total_rows > 0 AND name != 'schema_migrations'"
+    )
+    for (table,) in await kept_clickhouse.rollup.rows(full):
+        await kept_clickhouse.rollup.command(f"TRUNCATE TABLE headwater.{table}")
+    return kept_clickhouse
 
 
 @pytest.fixture

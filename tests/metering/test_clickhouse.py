@@ -3,7 +3,11 @@
 import asyncio
 import signal
 import sys
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import pytest
 from pydantic import SecretStr
@@ -42,6 +46,30 @@ async def test_what_was_stored_survives_kill_9(tmp_path: Path) -> None:
     await process.communicate()
     async with connected(MeteringSettings(), folder) as clickhouse:
         assert await clickhouse.reader.rows("SELECT count(), sum(a) FROM d.t") == [(1000, 499_500)]
+
+
+async def test_every_kind_of_value_is_stored_as_it_is(clickhouse: ClickHouse) -> None:
+    """Money to its last digit, large numbers, times with their zone, labels and NULL come out as they went in."""
+    await clickhouse.rollup.command(
+        "CREATE TABLE headwater.t (money Decimal(38, 12), big UInt64, at DateTime64(3, 'UTC'), day Date, id UUID, "
+        "labels Map(LowCardinality(String), String), known Nullable(Decimal(38, 12)), yes Bool, text String) "
+        "ENGINE = MergeTree ORDER BY big"
+    )
+    values: dict[str, Any] = {
+        "money": Decimal("12345678901234567890.123456789012"),
+        "big": 2**64 - 1,
+        "at": datetime(2026, 11, 21, 9, 30, 0, 125000, tzinfo=timezone(timedelta(hours=2))),
+        "day": date(2026, 11, 21),
+        "id": UUID("0f0e0d0c-0b0a-4908-8706-050403020100"),
+        "labels": {"it's": '\t"ключ"\n\\x'},
+        "known": None,
+        "yes": True,
+        "text": "\x00\u2028'",
+    }
+    await clickhouse.sink.insert("headwater.t", {name: [value] for name, value in values.items()})
+    stored = (await clickhouse.reader.rows("SELECT * FROM headwater.t"))[0]
+    expected = values | {"at": datetime(2026, 11, 21, 7, 30, 0, 125000)}  # noqa: DTZ001 - as it is read
+    assert dict(zip(values, stored, strict=True)) == expected
 
 
 async def test_the_reader_cannot_write(clickhouse: ClickHouse) -> None:

@@ -25,10 +25,12 @@ async def put(clickhouse: ClickHouse, events: Sequence[UsageSettled], first_sequ
 
 
 async def total(clickhouse: ClickHouse) -> Decimal:
-    """What an analyst's plain sum says."""
-    value = (await clickhouse.reader.rows("SELECT sum(cost_usd) FROM headwater.cost_hourly"))[0][0]
-    assert isinstance(value, Decimal)
-    return value
+    """What an analyst's plain sum says, over hours as over days."""
+    hours = (await clickhouse.reader.rows("SELECT sum(cost_usd) FROM headwater.cost_hourly"))[0][0]
+    days = (await clickhouse.reader.rows("SELECT sum(cost_usd) FROM headwater.cost_daily"))[0][0]
+    assert hours == days
+    assert isinstance(hours, Decimal)
+    return hours
 
 
 async def test_ten_thousand_events_add_up_to_the_last_pico_dollar(clickhouse: ClickHouse, settled: Settled) -> None:
@@ -55,10 +57,11 @@ async def test_ten_thousand_events_add_up_to_the_last_pico_dollar(clickhouse: Cl
     for batch in batches:
         await handler.store(batch)
         await rollup.catch_up()
-    stored = await clickhouse.reader.rows(
-        "SELECT tenant_id, model, sum(cost_usd) FROM headwater.cost_hourly GROUP BY ALL"
-    )
-    assert {(tenant, model): cost for tenant, model, cost in stored} == ledger
+    for table in ("cost_hourly", "cost_daily"):
+        stored = await clickhouse.reader.rows(
+            f"SELECT tenant_id, model, sum(cost_usd) FROM headwater.{table} GROUP BY ALL"  # noqa: S608
+        )
+        assert {(tenant, model): cost for tenant, model, cost in stored} == ledger, table
 
 
 async def test_a_redelivered_batch_that_grew_counts_every_event_once(clickhouse: ClickHouse, settled: Settled) -> None:
@@ -80,8 +83,9 @@ async def test_a_correction_moves_the_cost_and_zeroes_the_old_group(clickhouse: 
     await rollup.catch_up()
     await put(clickhouse, [event.model_copy(update={"model": "m-new", "cost_usd": Decimal(2)})], first_sequence=2)
     await rollup.catch_up()
-    rows = await clickhouse.reader.rows("SELECT model, calls, cost_usd FROM headwater.cost_hourly ORDER BY model")
-    assert rows == [("m-new", 1, Decimal(2)), ("m-old", 0, Decimal(0))]
+    for table in ("cost_hourly", "cost_daily"):
+        rows = await clickhouse.reader.rows(f"SELECT model, calls, cost_usd FROM headwater.{table} ORDER BY model")  # noqa: S608
+        assert rows == [("m-new", 1, Decimal(2)), ("m-old", 0, Decimal(0))], table
 
 
 async def test_an_old_delivery_that_comes_late_replaces_nothing(clickhouse: ClickHouse, settled: Settled) -> None:
@@ -107,9 +111,41 @@ async def test_a_crash_before_the_watermark_repeats_the_pass(clickhouse: ClickHo
     """Sums that were stored without their watermark are computed again, not added again."""
     await put(clickhouse, [settled(cost_usd=Decimal(1))])
     killed = Rollup(clickhouse.rollup, OVERLAP)
-    await killed.recompute(await killed.dirty_hours(datetime(1970, 1, 2, tzinfo=UTC)))
+    hours = await killed.dirty_hours(datetime(1970, 1, 2, tzinfo=UTC))
+    await killed.recompute(hours)
+    await killed.recompute_days(hours)
     restarted = Rollup(clickhouse.rollup, OVERLAP)
     assert await restarted.catch_up() == 1
+    assert await total(clickhouse) == Decimal(1)
+
+
+async def test_a_crash_between_hours_and_days_is_made_good(clickhouse: ClickHouse, settled: Settled) -> None:
+    """Hours that were summed up and remembered without their days leave no day behind."""
+    await put(clickhouse, [settled(cost_usd=Decimal(1)), settled(event_time=HOUR - timedelta(days=9))])
+    before = Rollup(clickhouse.rollup, OVERLAP)
+    await before.recompute(await before.dirty_hours(datetime(1970, 1, 2, tzinfo=UTC)))
+    await before.advance("cost_hourly", datetime.now(UTC), 1)
+    await Rollup(clickhouse.rollup, timedelta(0)).catch_up()
+    assert await total(clickhouse) == Decimal("1.000123456789")
+
+
+async def test_a_price_put_right_replaces_the_truth_and_not_what_was_told_later(
+    clickhouse: ClickHouse, settled: Settled
+) -> None:
+    """A row stored again with the next version counts; one told again after it counts more."""
+    event = settled(cost_usd=Decimal(1))
+    await put(clickhouse, [event], first_sequence=5)
+    await clickhouse.rollup.command(
+        "INSERT INTO headwater.usage_events SELECT * REPLACE (toDecimal128(7, 12) AS cost_usd, version + 1 AS version, "
+        "now64(3) AS ingested_at) FROM headwater.usage_events FINAL"
+    )
+    await Rollup(clickhouse.rollup, OVERLAP).catch_up()
+    assert await total(clickhouse) == Decimal(7)
+    await put(clickhouse, [event], first_sequence=5)
+    await Rollup(clickhouse.rollup, OVERLAP).catch_up()
+    assert await total(clickhouse) == Decimal(7)
+    await put(clickhouse, [event], first_sequence=6)
+    await Rollup(clickhouse.rollup, OVERLAP).catch_up()
     assert await total(clickhouse) == Decimal(1)
 
 
@@ -146,5 +182,6 @@ async def test_daily_views_agree_with_the_truth(clickhouse: ClickHouse, settled:
     await put(clickhouse, [settled(cost_usd=Decimal(1)), settled(cost_usd=Decimal(2), estimated=True)])
     await Rollup(clickhouse.rollup, OVERLAP).catch_up()
     for view in ("tenant_cost_daily", "feature_cost_daily", "model_cost_daily"):
-        sums = f"SELECT sum(calls), sum(cost_usd), sum(estimated_cost_usd), sum(input_tokens) FROM headwater.{view}"  # noqa: S608
-        assert await clickhouse.reader.rows(sums) == [(2, Decimal(3), Decimal(2), 200)]
+        columns = "sum(calls), sum(cost_usd), sum(charged_usd), sum(estimated_cost_usd), sum(input_tokens)"
+        sums = f"SELECT {columns} FROM headwater.{view}"  # noqa: S608
+        assert await clickhouse.reader.rows(sums) == [(2, Decimal(3), Decimal(3), Decimal(2), 200)]

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,13 @@ import pytest
 from headwater.metering.v1 import metering_pb2, metering_pb2_grpc, tenants_pb2, tenants_pb2_grpc
 
 from services.contracts.events import UsageSettled
-from services.contracts.streams import DEAD_LETTERS_STREAM, KEYS_BUCKET, USAGE_STREAM
+from services.contracts.prices import PriceBook
+from services.contracts.streams import DEAD_LETTERS_STREAM, KEYS_BUCKET, PRICES_BUCKET, TENANTS_BUCKET, USAGE_STREAM
+from services.contracts.tenant_record import TenantRecord
 from services.contracts.tenants import TenantId
 from services.metering.budgets import PlanCaps
 from services.metering.clickhouse import ClickHouse, connected
+from services.metering.price_store import PriceStore
 from services.metering.service import running
 from services.metering.settings import MeteringSettings
 from services.runtime.bus import Bus
@@ -50,7 +53,15 @@ async def metering(bus: Bus, empty_clickhouse: ClickHouse) -> AsyncIterator[Mete
     server = RpcServer(RpcSettings(address="127.0.0.1:0"), keys)
     address = server.listen()
     async with (
-        running(FAST, clickhouse=empty_clickhouse, bus=bus, keys=keys, server=server, plans=PLANS),
+        running(
+            FAST,
+            clickhouse=empty_clickhouse,
+            bus=bus,
+            keys=keys,
+            server=server,
+            plans=PLANS,
+            prices=PriceStore(await bus.bucket(PRICES_BUCKET), PriceBook({})),
+        ),
         server.serving(timedelta(seconds=2)),
         grpc.aio.insecure_channel(address) as channel,
     ):
@@ -64,8 +75,17 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.02)
 
 
+async def known(bus: Bus, *tenants: str) -> None:
+    """Makes tenants known."""
+    bucket = await bus.bucket(TENANTS_BUCKET)
+    for name in tenants:
+        record = TenantRecord(tenant=TenantId(name), display_name=name, created_at=datetime.now(UTC))
+        await bucket.put(name, record.model_dump_json().encode())
+
+
 async def test_what_is_told_can_be_asked(metering: Metering, bus: Bus, settled: Settled) -> None:
     """Usage told on the bus shows in QueryCosts for its tenant, exactly, and not for another."""
+    await known(bus, "acme", "globex")
     for cost in ("0.000000000001", "0.25"):
         await bus.publish("inference", settled(cost_usd=Decimal(cost)))
     await bus.publish("inference", settled(tenant="globex", cost_usd=Decimal(8)))
@@ -94,6 +114,23 @@ async def test_bad_usage_is_dead_lettered_with_its_reason(metering: Metering, bu
     await until(kept)
 
 
+async def test_usage_of_a_tenant_nobody_created_is_kept_aside(metering: Metering, bus: Bus, settled: Settled) -> None:
+    """It is dead-lettered by name, and a tenant that was created a moment ago is not mistaken for one."""
+    await bus.publish("inference", settled(tenant="stranger"))
+    await known(bus, "newcomer")
+    await bus.publish("inference", settled(tenant="newcomer", cost_usd=Decimal(3)))
+    admin = await metering.key(None, "SCOPE_ADMIN")
+
+    async def accounted() -> bool:
+        query = metering_pb2.QueryCostsRequest()
+        answer = await metering.costs.QueryCosts(query, metadata=admin, timeout=10)
+        letters = await bus.browse(DEAD_LETTERS_STREAM, ">", before=None, limit=10)
+        reasons = [letter.headers.get("Headwater-Reason", "").partition(":")[0] for letter in letters]
+        return answer.total_cost_usd == "3" and reasons == ["TENANT_UNKNOWN"]
+
+    await until(accounted)
+
+
 async def test_sql_is_answered_in_text(metering: Metering) -> None:
     """RunSql gives columns, rows and whether there was more; a tenant's key may not call it."""
     admin = await metering.key(None, "SCOPE_ADMIN")
@@ -104,6 +141,30 @@ async def test_sql_is_answered_in_text(metering: Metering) -> None:
     assert answer.truncated
     with pytest.raises(grpc.aio.AioRpcError) as denied:
         await metering.costs.RunSql(request, metadata=await metering.key("acme", "SCOPE_COSTS_READ"), timeout=20)
+    assert denied.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_an_audit_proves_what_was_told(metering: Metering, bus: Bus, settled: Settled) -> None:
+    """Once the sink has taken it, everything is accounted for; a tenant's key may not ask."""
+    await known(bus, "acme")
+    await bus.publish("inference", settled(cost_usd=Decimal("0.25")))
+    await bus.publish("inference", settled(tenant="nobody"))
+    admin = await metering.key(None, "SCOPE_ADMIN")
+    answers: list[metering_pb2.AuditResponse] = []
+
+    async def looked_at_all() -> bool:
+        request = metering_pb2.AuditRequest(full=True)
+        answers.append(await metering.costs.Audit(request, metadata=admin, timeout=20))
+        return bool(answers[-1].last_sequence == 2 and answers[-1].waiting == 0)
+
+    await until(looked_at_all)
+    told = answers[-1]
+    assert (told.complete, told.stored, told.dead_lettered, told.missing) == (True, 1, 1, 0)
+    assert told.truth_usd == "0.25"
+    with pytest.raises(grpc.aio.AioRpcError) as denied:
+        await metering.costs.Audit(
+            metering_pb2.AuditRequest(), metadata=await metering.key("acme", "SCOPE_COSTS_READ"), timeout=20
+        )
     assert denied.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
@@ -134,6 +195,7 @@ async def test_a_tenant_is_set_up_over_rpc(metering: Metering) -> None:
 async def test_a_restart_goes_on_where_it_stopped(bus: Bus, tmp_path: Path, settled: Settled) -> None:
     """Usage told while metering was down is there after the next run, the earlier usage once."""
     keys = KeyStore(await bus.bucket(KEYS_BUCKET))
+    await known(bus, "acme")
     for cost in ("1", "2"):
         await bus.publish("inference", settled(cost_usd=Decimal(cost)))
         async with connected(FAST, tmp_path / "clickhouse") as clickhouse:
@@ -143,9 +205,78 @@ async def test_a_restart_goes_on_where_it_stopped(bus: Bus, tmp_path: Path, sett
                 rows = await clickhouse.reader.rows("SELECT count() FROM headwater.usage_events")
                 return bool(rows == [(int(expected),)])
 
-            async with running(FAST, clickhouse=clickhouse, bus=bus, keys=keys, server=server, plans=PLANS, api=False):
+            prices = PriceStore(await bus.bucket(PRICES_BUCKET), PriceBook({}))
+            async with running(
+                FAST,
+                clickhouse=clickhouse,
+                bus=bus,
+                keys=keys,
+                server=server,
+                plans=PLANS,
+                prices=prices,
+                api=False,
+            ):
                 await until(stored)
             total = await clickhouse.reader.rows("SELECT sum(calls), sum(cost_usd) FROM headwater.cost_hourly")
             assert total == [(int(cost), Decimal(1) if cost == "1" else Decimal(3))]
     sequences = await bus.browse(USAGE_STREAM, ">", before=None, limit=10)
     assert len(sequences) == 2
+
+
+async def test_costs_are_asked_by_who_made_them_and_with_filters(
+    metering: Metering, bus: Bus, settled: Settled
+) -> None:
+    """What a request asks is what is summed: dimensions, the label's name, filters; a half question is refused."""
+    await known(bus, "acme")
+    said: dict[str, Any] = {"key_id": "k-1", "user": "u-1", "outcome_id": "o-1", "labels": {"plan": "gold"}}
+    await bus.publish("inference", settled(cost_usd=Decimal(1), **said))
+    await bus.publish("inference", settled(cost_usd=Decimal(2), key_id="k-2"))
+    admin, acme = await metering.key(None, "SCOPE_ADMIN"), await metering.key("acme", "SCOPE_COSTS_READ")
+
+    async def ask(**fields: Any) -> metering_pb2.QueryCostsResponse:
+        request = metering_pb2.QueryCostsRequest(**fields)
+        answer: metering_pb2.QueryCostsResponse = await metering.costs.QueryCosts(request, metadata=acme, timeout=30)
+        return answer
+
+    async def all_there() -> bool:
+        answer = await metering.costs.QueryCosts(metering_pb2.QueryCostsRequest(), metadata=admin, timeout=10)
+        return bool(answer.total_cost_usd == "3")
+
+    await until(all_there)
+    names = ("PROVIDER", "SERVICE", "KEY", "USER", "OUTCOME", "LABEL", "MONTH")
+    golden = metering_pb2.CostFilter(dimension=metering_pb2.COST_DIMENSION_LABEL, label="plan", values=["gold"])
+    dimensions = [metering_pb2.CostDimension.Value(f"COST_DIMENSION_{name}") for name in names]
+    (row,) = (await ask(group_by=dimensions, label="plan", filters=[golden])).rows
+    told = (row.provider, row.service, row.key_id, row.user, row.outcome_id, row.label, row.cost_usd, row.charged_usd)
+    assert told == ("openai", "inference", "k-1", "u-1", "o-1", "gold", "1", "1")
+    assert len(row.period) == len("2026-11")
+    golden.exclude = True
+    assert (await ask(filters=[golden])).total_cost_usd == "2"
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await ask(group_by=[metering_pb2.COST_DIMENSION_LABEL])
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_forecasts_are_of_the_callers_own(metering: Metering, bus: Bus, settled: Settled) -> None:
+    """An admin's key sees everyone's, a tenant's its own, and another's is nobody's."""
+    await known(bus, "acme", "globex")
+    for tenant in ("acme", "globex"):
+        await bus.publish("inference", settled(tenant=tenant, cost_usd=Decimal(1)))
+    admin, acme = await metering.key(None, "SCOPE_ADMIN"), await metering.key("acme", "SCOPE_COSTS_READ")
+
+    async def forecast(metadata: Any, tenant: str = "") -> list[metering_pb2.MonthForecast]:
+        request = metering_pb2.ForecastRequest(tenant_id=tenant)
+        return list((await metering.costs.Forecast(request, metadata=metadata, timeout=60)).forecasts)
+
+    async def summed_up() -> bool:
+        request = metering_pb2.RunSqlRequest(sql="SELECT sum(cost_usd) FROM headwater.cost_daily")
+        answer = await metering.costs.RunSql(request, metadata=admin, timeout=30)
+        return bool(answer.rows[0].values[0] == "2")
+
+    await until(summed_up)
+    assert [one.tenant_id for one in await forecast(admin)] == ["acme", "globex"]
+    for own in (await forecast(acme), await forecast(acme, "acme"), await forecast(admin, "acme")):
+        assert [(one.tenant_id, one.spent_usd) for one in own] == [("acme", "1")]
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await forecast(acme, "globex")
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND

@@ -1,8 +1,9 @@
 """The sink over a real engine: what is acknowledged, what comes again, what is given up."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -10,11 +11,16 @@ import pytest
 
 from services.contracts.events import UsageSettled
 from services.contracts.failures import Busy
+from services.contracts.streams import USAGE_STREAM
+from services.contracts.tenants import TenantId
 from services.metering.clickhouse import ClickHouse, connected
 from services.metering.handlers import UsageHandler
 from services.metering.migrations import migrate, migrations
 from services.metering.settings import MeteringSettings
 from services.metering.sink import Sink
+from services.metering.usage_rows import read_usage
+from services.runtime.batches import Batches
+from services.runtime.bus import Bus
 
 Settled = Callable[..., UsageSettled]
 
@@ -30,15 +36,6 @@ class Mail:
         self.fate = ""
         self.settled = asyncio.Event()
 
-    async def ack(self) -> None:
-        """Remembers."""
-        self.fate = "ack"
-
-    async def nak(self, delay: timedelta) -> None:
-        """Remembers."""
-        self.fate = f"nak {delay.total_seconds():g}"
-        self.settled.set()
-
     async def dead_letter(self, reason: str) -> None:
         """Remembers."""
         self.fate = f"dead {reason.partition(':')[0]}"
@@ -51,7 +48,7 @@ class Mailbox:
         self._batches = list(batches)
         self.empty = asyncio.Event()
 
-    async def fetch(self, max_messages: int, max_wait: timedelta) -> Sequence[Mail]:
+    async def fetch(self, max_wait: timedelta, linger: timedelta) -> Sequence[Mail]:
         """The next batch."""
         if self._batches:
             return self._batches.pop(0)
@@ -59,10 +56,21 @@ class Mailbox:
         await asyncio.sleep(max_wait.total_seconds() / 10)
         return []
 
+    async def ack(self, deliveries: Iterable[Mail]) -> None:
+        """Remembers."""
+        for mail in deliveries:
+            mail.fate = "ack"
+
+    async def nak(self, deliveries: Iterable[tuple[Mail, timedelta]]) -> None:
+        """Remembers."""
+        for mail, delay in deliveries:
+            mail.fate = f"nak {delay.total_seconds():g}"
+            mail.settled.set()
+
 
 def sink(mailbox: Mailbox, handler: UsageHandler, stored: Callable[[], None] = lambda: None) -> Sink[Mail]:
     """A sink that does not wait for more."""
-    return Sink(mailbox, handler, batch_rows=1000, linger=timedelta(0), stored=stored)
+    return Sink(mailbox, handler, linger=timedelta(0), stored=stored)
 
 
 async def counted(clickhouse: ClickHouse) -> tuple[int, Decimal]:
@@ -83,9 +91,9 @@ async def test_a_batch_is_acknowledged_once_it_can_be_read(clickhouse: ClickHous
 async def test_a_crash_between_insert_and_ack_counts_once(clickhouse: ClickHouse, settled: Settled) -> None:
     """What was stored but not acknowledged comes again in another batch and changes nothing."""
     mail = [Mail(settled(cost_usd=Decimal("0.5")), n) for n in range(1, 6)]
-    await (await UsageHandler.resumed(clickhouse.sink)).take(mail[:3])
+    await (await UsageHandler.resumed(clickhouse.sink)).take(mail[:3], Mailbox())
     restarted = await UsageHandler.resumed(clickhouse.sink)
-    await restarted.take([mail[4], *mail[:4]])
+    await restarted.take([mail[4], *mail[:4]], Mailbox())
     assert await counted(clickhouse) == (5, Decimal("2.5"))
 
 
@@ -93,7 +101,7 @@ async def test_bad_messages_are_dead_lettered_and_the_rest_is_stored(clickhouse:
     """One unreadable message neither blocks its batch nor vanishes."""
     good, bad = Mail(settled(), 1), Mail(settled(), 2, payload=b"{}")
     handler = await UsageHandler.resumed(clickhouse.sink)
-    assert await handler.take([bad, good]) == 1
+    assert await handler.take([bad, good], Mailbox()) == 1
     assert (good.fate, bad.fate) == ("ack", "dead MALFORMED_EVENT")
 
 
@@ -102,8 +110,48 @@ async def test_what_clickhouse_refuses_comes_again_later(empty_clickhouse: Click
     first, third = Mail(settled(), 1), Mail(settled(), 2)
     third.deliveries = 3
     with pytest.raises(Busy):
-        await UsageHandler(empty_clickhouse.sink, newest=first_time(settled)).take([first, third])
+        await UsageHandler(empty_clickhouse.sink, newest=first_time(settled)).take([first, third], Mailbox())
     assert (first.fate, third.fate) == ("nak 1", "nak 5")
+
+
+async def test_usage_of_nobody_is_dead_lettered(clickhouse: ClickHouse, settled: Settled) -> None:
+    """An event of a tenant that does not exist is kept aside with its reason; the others are stored."""
+
+    async def known(tenant: TenantId) -> bool:
+        return tenant == "acme"
+
+    ours, stray = Mail(settled(), 1), Mail(settled(tenant="nobody"), 2)
+    handler = await UsageHandler.resumed(clickhouse.sink, known_tenant=known)
+    assert await handler.take([stray, ours], Mailbox()) == 1
+    assert (ours.fate, stray.fate) == ("ack", "dead TENANT_UNKNOWN")
+
+
+async def test_usage_waits_while_nobody_can_tell_whose_it_is(clickhouse: ClickHouse, settled: Settled) -> None:
+    """With the tenants out of reach nothing is stored, dead-lettered or acknowledged."""
+
+    async def away(tenant: TenantId) -> bool:
+        raise Busy("BUS_AWAY", "the bus does not answer")
+
+    mail = Mail(settled(), 1)
+    handler = await UsageHandler.resumed(clickhouse.sink, known_tenant=away)
+    with pytest.raises(Busy):
+        await handler.take([mail], Mailbox())
+    assert mail.fate == "nak 1"
+    assert (await counted(clickhouse))[0] == 0
+
+
+async def test_a_tenant_is_charged_by_the_hook(clickhouse: ClickHouse, settled: Settled) -> None:
+    """What a row is charged comes from tenant, cost and time of the call; its cost stays as told."""
+    event = settled(cost_usd=Decimal("0.5"))
+
+    def charge(tenant: TenantId, cost_usd: Decimal, event_time: datetime) -> Decimal:
+        assert (tenant, event_time) == (event.tenant, event.event_time)
+        return 3 * cost_usd
+
+    handler = await UsageHandler.resumed(clickhouse.sink, charge=charge)
+    await handler.take([Mail(event, 1)], Mailbox())
+    rows = await clickhouse.reader.rows("SELECT cost_usd, charged_usd FROM headwater.usage_events")
+    assert rows == [(Decimal("0.5"), Decimal("1.5"))]
 
 
 async def test_the_sink_goes_on_after_a_failure(tmp_path: Path, settled: Settled) -> None:
@@ -136,3 +184,46 @@ async def test_stopping_finishes_the_batch_in_hand(clickhouse: ClickHouse, settl
 def first_time(settled: Settled) -> datetime:
     """Some time in the past."""
     return settled().event_time
+
+
+def from_the_bus(bus: Bus, ack_wait: timedelta) -> AbstractAsyncContextManager[Batches]:
+    """Usage as the sink takes it."""
+    return bus.batches(USAGE_STREAM, "test-usage", subject=UsageSettled.subject("*"), ack_wait=ack_wait, most=100)
+
+
+async def stored_from(batches: Batches, handler: UsageHandler) -> int:
+    """Rows that one batch came to."""
+    async with asyncio.timeout(20):
+        while not (count := await Sink(batches, handler, linger=timedelta(0), stored=lambda: None).step()):
+            pass
+    return count
+
+
+async def test_a_batch_that_was_not_stored_is_delivered_again(
+    bus: Bus, empty_clickhouse: ClickHouse, settled: Settled
+) -> None:
+    """What ClickHouse refused comes again from the bus and is stored, and then it is done with."""
+    await bus.publish("inference", settled(cost_usd=Decimal("0.5")))
+    handler = UsageHandler(empty_clickhouse.sink, first_time(settled))
+    async with from_the_bus(bus, timedelta(minutes=1)) as batches:
+        with pytest.raises(Busy):
+            await stored_from(batches, handler)
+        await migrate(empty_clickhouse.rollup, migrations())
+        assert await stored_from(batches, handler) == 1
+        assert await batches.fetch(timedelta(seconds=1), timedelta(0)) == []
+    assert await counted(empty_clickhouse) == (1, Decimal("0.5"))
+
+
+async def test_a_sink_that_dies_before_it_acknowledges_stores_once(
+    bus: Bus, clickhouse: ClickHouse, settled: Settled
+) -> None:
+    """What the one that died had stored comes to its successor, and counts once."""
+    await bus.publish("inference", settled(cost_usd=Decimal("0.5")))
+    handler = await UsageHandler.resumed(clickhouse.sink)
+    async with from_the_bus(bus, timedelta(milliseconds=500)) as batches:
+        (message,) = await batches.fetch(timedelta(seconds=5), timedelta(0))
+        now = datetime.now(UTC)
+        await handler.store([read_usage(message.subject, message.payload, message.stream_sequence, now)])
+    async with from_the_bus(bus, timedelta(milliseconds=500)) as batches:
+        assert await stored_from(batches, await UsageHandler.resumed(clickhouse.sink)) == 1
+    assert await counted(clickhouse) == (1, Decimal("0.5"))

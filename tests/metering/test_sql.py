@@ -148,6 +148,12 @@ REFUSED = [
 ]
 
 
+async def test_our_tables_need_no_databases_name(run_sql: SqlRunner) -> None:
+    """An analyst finds them where they look first."""
+    assert ["tenant_cost_daily"] in (await run_sql("SHOW TABLES")).rows
+    assert (await run_sql("SELECT count() FROM tenant_cost_daily")).rows == [["0"]]
+
+
 @pytest.mark.parametrize("sql", REFUSED)
 async def test_anything_else_is_refused(run_sql: SqlRunner, clickhouse: ClickHouse, sql: str) -> None:
     """Writing, reaching outside and running too long end in a reason, and the connections work on."""

@@ -12,15 +12,26 @@ import pytest
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from headwater.auth.v1 import auth_pb2
 from headwater.inference.v1 import inference_pb2, policies_pb2
 from headwater.ingest.v1 import ingest_pb2
-from headwater.metering.v1 import metering_pb2, tenants_pb2
+from headwater.metering.v1 import metering_pb2, prices_pb2, reports_pb2, tenants_pb2, webhooks_pb2
 from headwater.retrieval.v1 import retrieval_pb2
 
 from tests.system.conftest import Metadata, Platform, bearer, put_and_wait
 
-MODULES = (inference_pb2, policies_pb2, ingest_pb2, metering_pb2, tenants_pb2, retrieval_pb2)
+MODULES = (
+    inference_pb2,
+    policies_pb2,
+    ingest_pb2,
+    metering_pb2,
+    prices_pb2,
+    reports_pb2,
+    tenants_pb2,
+    webhooks_pb2,
+    retrieval_pb2,
+)
 SECRET = "The vault of acme opens with the word heliotrope."
 ACME_MONTH = metering_pb2.BudgetName(tenant_id="acme", period=metering_pb2.BUDGET_PERIOD_MONTH)
 QUESTION = "Which word opens the vault of acme?"
@@ -67,7 +78,12 @@ CALLS: dict[str, Call] = {
         lambda _: [policies_pb2.GetActivePolicyRequest(tenant_id="acme")], "PERMISSION_DENIED"
     ),
     "MeteringService/QueryCosts": Call(
-        lambda _: [metering_pb2.QueryCostsRequest(group_by=[metering_pb2.COST_DIMENSION_TENANT])]
+        lambda _: [
+            metering_pb2.QueryCostsRequest(
+                group_by=[metering_pb2.COST_DIMENSION_TENANT],
+                filters=[metering_pb2.CostFilter(dimension=metering_pb2.COST_DIMENSION_TENANT, values=["acme"])],
+            )
+        ]
     ),
     "MeteringService/RunSql": Call(lambda _: [metering_pb2.RunSqlRequest(sql="SELECT 1")], "PERMISSION_DENIED"),
     "MeteringService/SetBudget": Call(
@@ -78,6 +94,60 @@ CALLS: dict[str, Call] = {
     "MeteringService/DeleteBudget": Call(
         lambda _: [metering_pb2.DeleteBudgetRequest(name=ACME_MONTH)], "PERMISSION_DENIED"
     ),
+    "ReportService/LoadRevenue": Call(
+        lambda _: [
+            reports_pb2.LoadRevenueRequest(
+                rows=[reports_pb2.RevenueRow(tenant_id="acme", month="2026-11", amount_usd="1")]
+            )
+        ],
+        "PERMISSION_DENIED",
+    ),
+    "ReportService/LoadOutcomes": Call(
+        lambda _: [
+            reports_pb2.LoadOutcomesRequest(
+                rows=[
+                    reports_pb2.OutcomeRow(tenant_id="acme", outcome_id="theirs", at=Timestamp(seconds=1_800_000_000))
+                ]
+            )
+        ],
+        "PERMISSION_DENIED",
+    ),
+    "ReportService/ExportFocus": Call(
+        lambda _: [
+            reports_pb2.ExportFocusRequest(
+                start_date="2026-11-01", end_date="2026-12-01", format=reports_pb2.EXPORT_FORMAT_CSV
+            )
+        ],
+        "PERMISSION_DENIED",
+    ),
+    "MeteringService/Forecast": Call(lambda _: [metering_pb2.ForecastRequest(tenant_id="acme")], "NOT_FOUND"),
+    "MeteringService/Audit": Call(lambda _: [metering_pb2.AuditRequest(dry_run=True)], "PERMISSION_DENIED"),
+    "MeteringService/WatchAlerts": Call(
+        lambda _: [metering_pb2.WatchAlertsRequest(tenant_id="acme", from_start=True, until_now=True)], "NOT_FOUND"
+    ),
+    "WebhookService/SetWebhook": Call(
+        lambda _: [webhooks_pb2.SetWebhookRequest(url="https://hooks.example.com/theirs")], "PERMISSION_DENIED"
+    ),
+    "WebhookService/ListWebhooks": Call(lambda _: [webhooks_pb2.ListWebhooksRequest()], "PERMISSION_DENIED"),
+    "WebhookService/DeleteWebhook": Call(
+        lambda _: [webhooks_pb2.DeleteWebhookRequest(webhook_id="abc")], "PERMISSION_DENIED"
+    ),
+    "WebhookService/TestWebhook": Call(
+        lambda _: [webhooks_pb2.TestWebhookRequest(webhook_id="abc")], "PERMISSION_DENIED"
+    ),
+    "PriceService/PutPrices": Call(lambda _: [prices_pb2.PutPricesRequest(text="prices: []")], "PERMISSION_DENIED"),
+    "PriceService/GetPrices": Call(lambda _: [prices_pb2.GetPricesRequest()], "PERMISSION_DENIED"),
+    "PriceService/ListPriceVersions": Call(lambda _: [prices_pb2.ListPriceVersionsRequest()], "PERMISSION_DENIED"),
+    "PriceService/GetPrice": Call(
+        lambda _: [prices_pb2.GetPriceRequest(provider="local", model="all-minilm-l6-v2", tenant_id="acme")],
+        "PERMISSION_DENIED",
+    ),
+    "PriceService/Rerate": Call(
+        lambda _: [prices_pb2.RerateRequest(end_time=Timestamp(seconds=86400), tenant_id="acme", dry_run=True)],
+        "PERMISSION_DENIED",
+    ),
+    "PriceService/CloseMonth": Call(lambda _: [prices_pb2.CloseMonthRequest(month="2026-01")], "PERMISSION_DENIED"),
+    "PriceService/ListClosedMonths": Call(lambda _: [prices_pb2.ListClosedMonthsRequest()], "PERMISSION_DENIED"),
     "TenantService/UpdateTenant": Call(
         lambda _: [tenants_pb2.UpdateTenantRequest(tenant_id="acme", plan="enterprise")], "PERMISSION_DENIED"
     ),
@@ -243,8 +313,10 @@ async def test_malformed_requests_get_a_status_with_a_reason(
             assert "xxxx" not in answer
 
 
-def _nothing(_: Message) -> None:
-    """Leaves every field unset."""
+def _nothing(message: Message) -> None:
+    """Leaves every field unset; only a call that waits for what is to come does not."""
+    if "until_now" in message.DESCRIPTOR.fields_by_name:
+        setattr(message, "until_now", True)  # noqa: B010 - the field is only known by its name
 
 
 def _too_long(message: Message) -> None:

@@ -21,6 +21,13 @@ class PlanSettings(Section):
     monthly_cap_usd: Decimal | None = Field(
         default=None, ge=0, description="the monthly budget of a tenant that has none of its own"
     )
+    monthly_price_usd: Decimal | None = Field(
+        default=None,
+        ge=0,
+        max_digits=24,
+        decimal_places=12,
+        description="what a tenant pays for the plan a month; for margins, it limits nothing",
+    )
 
 
 def _plans() -> dict[PlanName, PlanSettings]:

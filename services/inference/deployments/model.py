@@ -1,11 +1,13 @@
 """A model alias: several deployments that stand in for each other."""
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 
+from services.contracts.events import TokenUsage
 from services.inference.deployments.deployment import AttemptFailed, Call, Clock, Deployment
 from services.inference.deployments.hedging import FirstTokenTimes, HedgeBudget
 from services.inference.deployments.race import Race
@@ -42,6 +44,7 @@ class Model:
         """`clock` is that of the deadlines; `uniform` gives numbers in [0, 1)."""
         self.alias = alias
         self._deployments = deployments
+        self._fixed_bytes = max(len(json.dumps(one.endpoint.body)) for one in settings.deployments)
         self._retry = settings.retry
         self._percentile = settings.hedge.percentile
         self._times = FirstTokenTimes(settings.hedge.window_calls, settings.hedge.min_calls)
@@ -59,6 +62,10 @@ class Model:
     def asked(self) -> frozenset[tuple[str, str]]:
         """Provider and model of every deployment."""
         return frozenset((deployment.provider, deployment.model) for deployment in self._deployments)
+
+    def worst(self, request: ChatRequest) -> TokenUsage:
+        """More tokens than one call can use, at any deployment."""
+        return worst_case(request, self._fixed_bytes)
 
     def complete(self, request: ChatRequest, meter: Meter, deadline: float) -> AsyncGenerator[str | Completion, None]:
         """Yields the answer's text as it comes and, once every attempt is settled, the completion.
@@ -93,7 +100,7 @@ class Model:
     async def _pieces(
         self, request: ChatRequest, meter: Meter, deadline: float, *, streamed: bool
     ) -> AsyncGenerator[str | Completion, None]:
-        call = Call(request, worst_case(request), meter, deadline)
+        call = Call(request, self.worst(request), meter, deadline)
         attempts = Attempts(self._retry, deadline)
         begun = False
         while True:

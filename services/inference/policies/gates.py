@@ -21,6 +21,8 @@ class Judgement:
     accepted: bool
     reason: str
     """In words, for people."""
+    known: bool = True
+    """Whether anything tells how good the draft is: a signal, or what the policy says for when there is none."""
 
 
 def signals_of(gate: Gate) -> frozenset[Signal]:
@@ -49,6 +51,10 @@ def judge(gate: Gate, signals: Signals, threshold: float | None = None) -> Judge
         reason = f"confidence {probability:.4f} is below {limit:.4f}"
     if missing:
         reason += f" ({', '.join(missing)} could not be known)"
+    if missing and not gate.missing:
+        reason = f"nothing tells how good it is ({', '.join(missing)} could not be known)"
+        reason += ", and its gate takes any draft" if accepted else f": below {limit:.2f}"
+        return Judgement(probability, limit, accepted, reason, known=False)
     return Judgement(probability, limit, accepted, reason)
 
 

@@ -10,8 +10,8 @@ from itertools import pairwise
 from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
 
+from services.contracts.document_problems import misfit
 from services.inference.policies.prompt_features import VERSION as FEATURES_VERSION
 from services.inference.policies.prompt_features import is_feature
 
@@ -50,11 +50,6 @@ PolicyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 """Part of a bucket's key."""
 
 
-def _misfit(reason: str, *at: str | int) -> PydanticCustomError:
-    """What is wrong between fields; `at` leads from the part it was found in to the field to look at."""
-    return PydanticCustomError("misfit", "{reason}", {"reason": reason, "at": list(at)})
-
-
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -81,13 +76,13 @@ class IsotonicCalibrator(_Part):
     def _rises(self) -> "IsotonicCalibrator":
         if len(self.x) != len(self.y):
             counts = f"x has {len(self.x)} points and y has {len(self.y)}"
-            raise _misfit(f"{counts}: they must be equally long", "y")
+            raise misfit(f"{counts}: they must be equally long", "y")
         for at, (lower, upper) in enumerate(pairwise(self.x), start=1):
             if lower >= upper:
-                raise _misfit("x must rise from point to point", "x", at)
+                raise misfit("x must rise from point to point", "x", at)
         for at, (lower, upper) in enumerate(pairwise(self.y), start=1):
             if lower > upper:
-                raise _misfit("y must never fall from point to point", "y", at)
+                raise misfit("y must never fall from point to point", "y", at)
         return self
 
 
@@ -136,10 +131,10 @@ class RouterModel(_Part):
     def _knows_its_features(self) -> "RouterModel":
         if self.features_version != FEATURES_VERSION:
             fit = f"it was fit on version {self.features_version} of the prompt features"
-            raise _misfit(f"{fit}, this server computes version {FEATURES_VERSION}: fit it again", "features_version")
+            raise misfit(f"{fit}, this server computes version {FEATURES_VERSION}: fit it again", "features_version")
         for name in self.weights:
             if not is_feature(name):
-                raise _misfit(f"there is no prompt feature {name[:60]!r}", "weights", name)
+                raise misfit(f"there is no prompt feature {name[:60]!r}", "weights", name)
         return self
 
 
@@ -156,7 +151,7 @@ class Router(_Part):
     @model_validator(mode="after")
     def _skips_something(self) -> "Router":
         if not self.skip_below and not self.skip_for_gain:
-            raise _misfit("the router skips nothing: give skip_below or skip_for_gain", "models")
+            raise misfit("the router skips nothing: give skip_below or skip_for_gain", "models")
         return self
 
 
@@ -191,7 +186,7 @@ class Policy(_Part):
         stages = [stage.name for stage in self.stages]
         for at, name in enumerate(stages):
             if name in stages[:at]:
-                raise _misfit(f"another stage is named {name} already", "stages", at, "name")
+                raise misfit(f"another stage is named {name} already", "stages", at, "name")
         if self.router is not None:
             skips = {"skip_below": self.router.skip_below, "skip_for_gain": self.router.skip_for_gain}
             looked_up: dict[str, Iterable[str]] = {"models": self.router.models, **skips}
@@ -200,9 +195,9 @@ class Policy(_Part):
             for field, names in skips.items():
                 for name in names:
                     if name not in self.router.models:
-                        raise _misfit(f"router.models has no {name}", "router", field, name)
+                        raise misfit(f"router.models has no {name}", "router", field, name)
             if self.router.skip_for_gain and stages[-1] not in self.router.models:
-                raise _misfit(f"router.models has no {stages[-1]}, which gains are measured by", "router", "models")
+                raise misfit(f"router.models has no {stages[-1]}, which gains are measured by", "router", "models")
         for at, point in enumerate(self.operating_points):
             _check_stages(point.thresholds, stages, "operating_points", at, "thresholds")
         return self
@@ -211,4 +206,4 @@ class Policy(_Part):
 def _check_stages(names: Iterable[str], stages: Sequence[str], *at: str | int) -> None:
     for name in names:
         if name not in stages:
-            raise _misfit(f"there is no stage {name}", *at, name)
+            raise misfit(f"there is no stage {name}", *at, name)

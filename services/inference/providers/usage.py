@@ -205,11 +205,11 @@ def prompt_bytes(request: ChatRequest) -> int:
     return size
 
 
-def worst_case(request: ChatRequest) -> TokenUsage:
+def worst_case(request: ChatRequest, further_bytes: int = 0) -> TokenUsage:
     """More tokens than one call can use, under any tokenizer whose tokens stand for a byte or more.
 
-    Schemas count twice, as providers may render them with more white space. The output's limit bounds the reasoning
-    too.
+    `further_bytes` are what an endpoint adds to every request. Schemas count twice, as providers may render them with
+    more white space. The output's limit bounds the reasoning too.
     """
     schemas = sum(len(msgspec.json.encode(tool.parameters)) for tool in request.tools)
     overhead = _REQUEST_OVERHEAD + _MESSAGE_OVERHEAD * len(request.messages) + _TOOL_OVERHEAD * len(request.tools)
@@ -218,7 +218,7 @@ def worst_case(request: ChatRequest) -> TokenUsage:
     if request.tools or request.response_schema is not None:
         overhead += _PREAMBLE
     return TokenUsage(
-        uncached_input=min(prompt_bytes(request) + schemas + overhead, MAX_TOKENS_PER_CALL),
+        uncached_input=min(prompt_bytes(request) + schemas + overhead + further_bytes, MAX_TOKENS_PER_CALL),
         output=min(request.max_output_tokens, MAX_TOKENS_PER_CALL),
     )
 

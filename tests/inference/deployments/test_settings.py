@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from services.inference.deployments.settings import ModelSettings
-from tests.inference.deployments.fakes import ENDPOINT
+from services.inference.settings import InferenceSettings
+from tests.inference.deployments.fakes import ENDPOINT, REQUEST, FakeChat, model
 
 
 def _deployment(name: str = "a", **changes: Any) -> dict[str, Any]:
@@ -46,3 +47,22 @@ def test_what_cannot_work_is_refused(changes: dict[str, Any], told: str) -> None
     """With a sentence that says what to change."""
     with pytest.raises(ValidationError, match=told):
         ModelSettings.model_validate({"deployments": [_deployment()], **changes})
+
+
+def test_a_model_has_one_price() -> None:
+    """Usage is priced by provider and model: two prices for one would let the dearer calls pass as the cheaper."""
+    models = {
+        name: {"deployments": [_deployment(endpoint={**ENDPOINT, "price": {"input": price}})]}
+        for name, price in (("cheap", "1"), ("dear", "2"))
+    }
+    with pytest.raises(ValidationError, match="openai/m has two prices"):
+        InferenceSettings.model_validate({"models": models})
+
+
+def test_what_an_endpoint_adds_to_every_request_is_reserved() -> None:
+    """A fixed field of the body may hold text that is charged as input."""
+    plain, adding = (
+        model([FakeChat("a")], deployment={"endpoint": {**ENDPOINT, "body": body}}).worst(REQUEST)
+        for body in ({}, {"prediction": "x" * 1000})
+    )
+    assert adding.uncached_input >= plain.uncached_input + 1000

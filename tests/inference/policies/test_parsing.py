@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.contracts.documents import MOST_BYTES
 from services.contracts.failures import Rejected
-from services.inference.policies.documents import MOST_BYTES
 from services.inference.policies.parsing import check_policy, parse_policy
 from services.inference.policies.records import policy_text
 from services.inference.policies.schema import (

@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from headwater.auth.v1 import auth_pb2 as headwater_dot_auth_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&headwater/inference/v1/inference.proto\x12\x16headwater.inference.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cheadwater/auth/v1/auth.proto\"\x93\x01\n\nTokenUsage\x12\x1d\n\x15uncached_input_tokens\x18\x01 \x01(\x03\x12\x19\n\x11\x63\x61\x63he_read_tokens\x18\x02 \x01(\x03\x12\x1a\n\x12\x63\x61\x63he_write_tokens\x18\x03 \x01(\x03\x12\x15\n\routput_tokens\x18\x04 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x05 \x01(\x03\"\x96\x02\n\x0bStageReport\x12\r\n\x05stage\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x37\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0e\x32%.headwater.inference.v1.StageDecision\x12\x12\n\nconfidence\x18\x04 \x01(\x01\x12\x11\n\tthreshold\x18\x05 \x01(\x01\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x12\n\nlatency_ms\x18\x07 \x01(\x01\x12\x31\n\x05usage\x18\x08 \x01(\x0b\x32\".headwater.inference.v1.TokenUsage\x12\x10\n\x08\x63ost_usd\x18\t \x01(\t\x12\x11\n\testimated\x18\n \x01(\x08\x12\r\n\x05\x63\x61lls\x18\x0b \x01(\x05\"\xb5\x01\n\x08\x43itation\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x15\n\rdocument_name\x18\x03 \x01(\t\x12\x18\n\x10\x64ocument_version\x18\x04 \x01(\t\x12\x0c\n\x04page\x18\x05 \x01(\x05\x12\x10\n\x08headings\x18\x06 \x03(\t\x12\x12\n\nstart_char\x18\x07 \x01(\x05\x12\x10\n\x08\x65nd_char\x18\x08 \x01(\x05\x12\r\n\x05quote\x18\t \x01(\t\"\x91\x03\n\x06\x41nswer\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x34\n\x06status\x18\x03 \x01(\x0e\x32$.headwater.inference.v1.AnswerStatus\x12\r\n\x05stage\x18\x04 \x01(\t\x12\x12\n\nconfidence\x18\x05 \x01(\x01\x12\x33\n\tcitations\x18\x06 \x03(\x0b\x32 .headwater.inference.v1.Citation\x12\x33\n\x06stages\x18\x07 \x03(\x0b\x32#.headwater.inference.v1.StageReport\x12\x1a\n\x12retrieval_cost_usd\x18\x08 \x01(\t\x12\x10\n\x08\x63ost_usd\x18\t \x01(\t\x12\x34\n\ntool_calls\x18\n \x03(\x0b\x32 .headwater.inference.v1.ToolCall\x12\x0e\n\x06policy\x18\x0b \x01(\t\x12\x12\n\ndowngraded\x18\x0c \x01(\x08\x12\x1a\n\x12target_quality_met\x18\r \x01(\x08\"U\n\x08ToolCall\x12\x14\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x15\n\x04name\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1c\n\targuments\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x10\"\xbe\x01\n\x07Message\x12\x36\n\x04role\x18\x01 \x01(\x0e\x32\x1c.headwater.inference.v1.RoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1a\n\x07\x63ontent\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80@\x12?\n\ntool_calls\x18\x03 \x03(\x0b\x32 .headwater.inference.v1.ToolCallB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x12\x1e\n\x0ctool_call_id\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\"o\n\x04Tool\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xbaH\x18r\x16\x10\x01\x18@2\x10^[A-Za-z0-9_-]*$\x12\x1d\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x1d\n\nparameters\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x04\"\x95\x02\n\x04\x43hat\x12>\n\x08messages\x18\x01 \x03(\x0b\x32\x1f.headwater.inference.v1.MessageB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\x12\x36\n\x05tools\x18\x02 \x03(\x0b\x32\x1c.headwater.inference.v1.ToolB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x12.\n\x0btool_choice\x18\x03 \x01(\tB\x19\xbaH\x16r\x14\x18@2\x10^[A-Za-z0-9_-]*$\x12\"\n\x0fresponse_schema\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x04\x12\x31\n\x0btemperature\x18\x05 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x42\x0e\n\x0c_temperature\"\xde\x01\n\x06Limits\x12\x34\n\x0etarget_quality\x18\x01 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12?\n\x0cmax_cost_usd\x18\x02 \x01(\tB)\xbaH&r$\x18 2 ^([0-9]{1,9}([.][0-9]{1,12})?)?$\x12.\n\x0bmax_latency\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1a\n\tmax_stage\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x42\x11\n\x0f_target_quality\"\xf3\x01\n\x0b\x41ttribution\x12\x30\n\noutcome_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x18\x80\x01\x32\x12^[A-Za-z0-9_.:-]*$\x12\x16\n\x04user\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12k\n\x06labels\x18\x03 \x03(\x0b\x32/.headwater.inference.v1.Attribution.LabelsEntryB*\xbaH\'\x9a\x01$\x10\x10\"\x19r\x17\x10\x01\x18@2\x11^[A-Za-z0-9_.-]*$*\x05r\x03\x18\xc8\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe9\x02\n\x0fGenerateRequest\x12\x1e\n\x08question\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80@H\x00\x12,\n\x04\x63hat\x18\x05 \x01(\x0b\x32\x1c.headwater.inference.v1.ChatH\x00\x12\x39\n\x0c\x64ocument_ids\x18\x02 \x03(\tB#\xbaH \x92\x01\x1d\x10\x64\"\x19r\x17\x10\x01\x18\x80\x01\x32\x10^[A-Za-z0-9_-]*$\x12+\n\x07\x66\x65\x61ture\x18\x03 \x01(\tB\x1a\xbaH\x17r\x15\x18@2\x11^[A-Za-z0-9_.-]*$\x12&\n\x11max_output_tokens\x18\x04 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x08(\x00\x12.\n\x06limits\x18\x06 \x01(\x0b\x32\x1e.headwater.inference.v1.Limits\x12\x38\n\x0b\x61ttribution\x18\x07 \x01(\x0b\x32#.headwater.inference.v1.AttributionB\x0e\n\x05input\x12\x05\xbaH\x02\x08\x01\"B\n\x10GenerateResponse\x12.\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x1e.headwater.inference.v1.Answer\"\xef\x02\n\x15GenerateStreamRequest\x12\x1e\n\x08question\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80@H\x00\x12,\n\x04\x63hat\x18\x05 \x01(\x0b\x32\x1c.headwater.inference.v1.ChatH\x00\x12\x39\n\x0c\x64ocument_ids\x18\x02 \x03(\tB#\xbaH \x92\x01\x1d\x10\x64\"\x19r\x17\x10\x01\x18\x80\x01\x32\x10^[A-Za-z0-9_-]*$\x12+\n\x07\x66\x65\x61ture\x18\x03 \x01(\tB\x1a\xbaH\x17r\x15\x18@2\x11^[A-Za-z0-9_.-]*$\x12&\n\x11max_output_tokens\x18\x04 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x08(\x00\x12.\n\x06limits\x18\x06 \x01(\x0b\x32\x1e.headwater.inference.v1.Limits\x12\x38\n\x0b\x61ttribution\x18\x07 \x01(\x0b\x32#.headwater.inference.v1.AttributionB\x0e\n\x05input\x12\x05\xbaH\x02\x08\x01\"\x9a\x01\n\x16GenerateStreamResponse\x12\x34\n\x05stage\x18\x01 \x01(\x0b\x32#.headwater.inference.v1.StageReportH\x00\x12\x0f\n\x05\x64\x65lta\x18\x02 \x01(\tH\x00\x12\x30\n\x06\x61nswer\x18\x03 \x01(\x0b\x32\x1e.headwater.inference.v1.AnswerH\x00\x42\x07\n\x05\x65vent*\xa1\x01\n\rStageDecision\x12\x1e\n\x1aSTAGE_DECISION_UNSPECIFIED\x10\x00\x12\x1b\n\x17STAGE_DECISION_ACCEPTED\x10\x01\x12\x1c\n\x18STAGE_DECISION_ESCALATED\x10\x02\x12\x19\n\x15STAGE_DECISION_FAILED\x10\x03\x12\x1a\n\x16STAGE_DECISION_SKIPPED\x10\x04*\x86\x01\n\x0c\x41nswerStatus\x12\x1d\n\x19\x41NSWER_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x41NSWER_STATUS_CONFIDENT\x10\x01\x12\x1d\n\x19\x41NSWER_STATUS_BEST_EFFORT\x10\x02\x12\x1b\n\x17\x41NSWER_STATUS_NO_ANSWER\x10\x03*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04\x32\xfa\x01\n\x10InferenceService\x12h\n\x08Generate\x12\'.headwater.inference.v1.GenerateRequest\x1a(.headwater.inference.v1.GenerateResponse\"\t\xca\xf3\x18\x05\n\x01\x04\x10\x01\x12|\n\x0eGenerateStream\x12-.headwater.inference.v1.GenerateStreamRequest\x1a..headwater.inference.v1.GenerateStreamResponse\"\t\xca\xf3\x18\x05\n\x01\x04\x10\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&headwater/inference/v1/inference.proto\x12\x16headwater.inference.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cheadwater/auth/v1/auth.proto\"\x93\x01\n\nTokenUsage\x12\x1d\n\x15uncached_input_tokens\x18\x01 \x01(\x03\x12\x19\n\x11\x63\x61\x63he_read_tokens\x18\x02 \x01(\x03\x12\x1a\n\x12\x63\x61\x63he_write_tokens\x18\x03 \x01(\x03\x12\x15\n\routput_tokens\x18\x04 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x05 \x01(\x03\"\xb2\x02\n\x0bStageReport\x12\r\n\x05stage\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x37\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0e\x32%.headwater.inference.v1.StageDecision\x12\x12\n\nconfidence\x18\x04 \x01(\x01\x12\x11\n\tthreshold\x18\x05 \x01(\x01\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x12\n\nlatency_ms\x18\x07 \x01(\x01\x12\x31\n\x05usage\x18\x08 \x01(\x0b\x32\".headwater.inference.v1.TokenUsage\x12\x10\n\x08\x63ost_usd\x18\t \x01(\t\x12\x11\n\testimated\x18\n \x01(\x08\x12\r\n\x05\x63\x61lls\x18\x0b \x01(\x05\x12\x1a\n\x12\x63onfidence_unknown\x18\x0c \x01(\x08\"\xb5\x01\n\x08\x43itation\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x15\n\rdocument_name\x18\x03 \x01(\t\x12\x18\n\x10\x64ocument_version\x18\x04 \x01(\t\x12\x0c\n\x04page\x18\x05 \x01(\x05\x12\x10\n\x08headings\x18\x06 \x03(\t\x12\x12\n\nstart_char\x18\x07 \x01(\x05\x12\x10\n\x08\x65nd_char\x18\x08 \x01(\x05\x12\r\n\x05quote\x18\t \x01(\t\"\x91\x03\n\x06\x41nswer\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x34\n\x06status\x18\x03 \x01(\x0e\x32$.headwater.inference.v1.AnswerStatus\x12\r\n\x05stage\x18\x04 \x01(\t\x12\x12\n\nconfidence\x18\x05 \x01(\x01\x12\x33\n\tcitations\x18\x06 \x03(\x0b\x32 .headwater.inference.v1.Citation\x12\x33\n\x06stages\x18\x07 \x03(\x0b\x32#.headwater.inference.v1.StageReport\x12\x1a\n\x12retrieval_cost_usd\x18\x08 \x01(\t\x12\x10\n\x08\x63ost_usd\x18\t \x01(\t\x12\x34\n\ntool_calls\x18\n \x03(\x0b\x32 .headwater.inference.v1.ToolCall\x12\x0e\n\x06policy\x18\x0b \x01(\t\x12\x12\n\ndowngraded\x18\x0c \x01(\x08\x12\x1a\n\x12target_quality_met\x18\r \x01(\x08\"U\n\x08ToolCall\x12\x14\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x15\n\x04name\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1c\n\targuments\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x10\"\xbe\x01\n\x07Message\x12\x36\n\x04role\x18\x01 \x01(\x0e\x32\x1c.headwater.inference.v1.RoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1a\n\x07\x63ontent\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80@\x12?\n\ntool_calls\x18\x03 \x03(\x0b\x32 .headwater.inference.v1.ToolCallB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x12\x1e\n\x0ctool_call_id\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\"o\n\x04Tool\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xbaH\x18r\x16\x10\x01\x18@2\x10^[A-Za-z0-9_-]*$\x12\x1d\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x1d\n\nparameters\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x04\"\x95\x02\n\x04\x43hat\x12>\n\x08messages\x18\x01 \x03(\x0b\x32\x1f.headwater.inference.v1.MessageB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\x12\x36\n\x05tools\x18\x02 \x03(\x0b\x32\x1c.headwater.inference.v1.ToolB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x12.\n\x0btool_choice\x18\x03 \x01(\tB\x19\xbaH\x16r\x14\x18@2\x10^[A-Za-z0-9_-]*$\x12\"\n\x0fresponse_schema\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x04\x12\x31\n\x0btemperature\x18\x05 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x42\x0e\n\x0c_temperature\"\xde\x01\n\x06Limits\x12\x34\n\x0etarget_quality\x18\x01 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12?\n\x0cmax_cost_usd\x18\x02 \x01(\tB)\xbaH&r$\x18 2 ^([0-9]{1,9}([.][0-9]{1,12})?)?$\x12.\n\x0bmax_latency\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1a\n\tmax_stage\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x42\x11\n\x0f_target_quality\"\xf3\x01\n\x0b\x41ttribution\x12\x30\n\noutcome_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x18\x80\x01\x32\x12^[A-Za-z0-9_.:-]*$\x12\x16\n\x04user\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12k\n\x06labels\x18\x03 \x03(\x0b\x32/.headwater.inference.v1.Attribution.LabelsEntryB*\xbaH\'\x9a\x01$\x10\x10\"\x19r\x17\x10\x01\x18@2\x11^[A-Za-z0-9_.-]*$*\x05r\x03\x18\xc8\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xed\x02\n\x0fGenerateRequest\x12\"\n\x08question\x18\x01 \x01(\tB\x0e\xbaH\x0br\t\x10\x01\x18\x80@2\x02\\SH\x00\x12,\n\x04\x63hat\x18\x05 \x01(\x0b\x32\x1c.headwater.inference.v1.ChatH\x00\x12\x39\n\x0c\x64ocument_ids\x18\x02 \x03(\tB#\xbaH \x92\x01\x1d\x10\x64\"\x19r\x17\x10\x01\x18\x80\x01\x32\x10^[A-Za-z0-9_-]*$\x12+\n\x07\x66\x65\x61ture\x18\x03 \x01(\tB\x1a\xbaH\x17r\x15\x18@2\x11^[A-Za-z0-9_.-]*$\x12&\n\x11max_output_tokens\x18\x04 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x08(\x00\x12.\n\x06limits\x18\x06 \x01(\x0b\x32\x1e.headwater.inference.v1.Limits\x12\x38\n\x0b\x61ttribution\x18\x07 \x01(\x0b\x32#.headwater.inference.v1.AttributionB\x0e\n\x05input\x12\x05\xbaH\x02\x08\x01\"B\n\x10GenerateResponse\x12.\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x1e.headwater.inference.v1.Answer\"\xf3\x02\n\x15GenerateStreamRequest\x12\"\n\x08question\x18\x01 \x01(\tB\x0e\xbaH\x0br\t\x10\x01\x18\x80@2\x02\\SH\x00\x12,\n\x04\x63hat\x18\x05 \x01(\x0b\x32\x1c.headwater.inference.v1.ChatH\x00\x12\x39\n\x0c\x64ocument_ids\x18\x02 \x03(\tB#\xbaH \x92\x01\x1d\x10\x64\"\x19r\x17\x10\x01\x18\x80\x01\x32\x10^[A-Za-z0-9_-]*$\x12+\n\x07\x66\x65\x61ture\x18\x03 \x01(\tB\x1a\xbaH\x17r\x15\x18@2\x11^[A-Za-z0-9_.-]*$\x12&\n\x11max_output_tokens\x18\x04 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x08(\x00\x12.\n\x06limits\x18\x06 \x01(\x0b\x32\x1e.headwater.inference.v1.Limits\x12\x38\n\x0b\x61ttribution\x18\x07 \x01(\x0b\x32#.headwater.inference.v1.AttributionB\x0e\n\x05input\x12\x05\xbaH\x02\x08\x01\"\x9a\x01\n\x16GenerateStreamResponse\x12\x34\n\x05stage\x18\x01 \x01(\x0b\x32#.headwater.inference.v1.StageReportH\x00\x12\x0f\n\x05\x64\x65lta\x18\x02 \x01(\tH\x00\x12\x30\n\x06\x61nswer\x18\x03 \x01(\x0b\x32\x1e.headwater.inference.v1.AnswerH\x00\x42\x07\n\x05\x65vent*\xa1\x01\n\rStageDecision\x12\x1e\n\x1aSTAGE_DECISION_UNSPECIFIED\x10\x00\x12\x1b\n\x17STAGE_DECISION_ACCEPTED\x10\x01\x12\x1c\n\x18STAGE_DECISION_ESCALATED\x10\x02\x12\x19\n\x15STAGE_DECISION_FAILED\x10\x03\x12\x1a\n\x16STAGE_DECISION_SKIPPED\x10\x04*\xa2\x01\n\x0c\x41nswerStatus\x12\x1d\n\x19\x41NSWER_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x41NSWER_STATUS_CONFIDENT\x10\x01\x12\x1d\n\x19\x41NSWER_STATUS_BEST_EFFORT\x10\x02\x12\x1b\n\x17\x41NSWER_STATUS_NO_ANSWER\x10\x03\x12\x1a\n\x16\x41NSWER_STATUS_UNJUDGED\x10\x04*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04\x32\xfa\x01\n\x10InferenceService\x12h\n\x08Generate\x12\'.headwater.inference.v1.GenerateRequest\x1a(.headwater.inference.v1.GenerateResponse\"\t\xca\xf3\x18\x05\n\x01\x04\x10\x01\x12|\n\x0eGenerateStream\x12-.headwater.inference.v1.GenerateStreamRequest\x1a..headwater.inference.v1.GenerateStreamResponse\"\t\xca\xf3\x18\x05\n\x01\x04\x10\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -81,7 +81,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATEREQUEST'].oneofs_by_name['input']._loaded_options = None
   _globals['_GENERATEREQUEST'].oneofs_by_name['input']._serialized_options = b'\272H\002\010\001'
   _globals['_GENERATEREQUEST'].fields_by_name['question']._loaded_options = None
-  _globals['_GENERATEREQUEST'].fields_by_name['question']._serialized_options = b'\272H\007r\005\020\001\030\200@'
+  _globals['_GENERATEREQUEST'].fields_by_name['question']._serialized_options = b'\272H\013r\t\020\001\030\200@2\002\\S'
   _globals['_GENERATEREQUEST'].fields_by_name['document_ids']._loaded_options = None
   _globals['_GENERATEREQUEST'].fields_by_name['document_ids']._serialized_options = b'\272H \222\001\035\020d\"\031r\027\020\001\030\200\0012\020^[A-Za-z0-9_-]*$'
   _globals['_GENERATEREQUEST'].fields_by_name['feature']._loaded_options = None
@@ -91,7 +91,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATESTREAMREQUEST'].oneofs_by_name['input']._loaded_options = None
   _globals['_GENERATESTREAMREQUEST'].oneofs_by_name['input']._serialized_options = b'\272H\002\010\001'
   _globals['_GENERATESTREAMREQUEST'].fields_by_name['question']._loaded_options = None
-  _globals['_GENERATESTREAMREQUEST'].fields_by_name['question']._serialized_options = b'\272H\007r\005\020\001\030\200@'
+  _globals['_GENERATESTREAMREQUEST'].fields_by_name['question']._serialized_options = b'\272H\013r\t\020\001\030\200@2\002\\S'
   _globals['_GENERATESTREAMREQUEST'].fields_by_name['document_ids']._loaded_options = None
   _globals['_GENERATESTREAMREQUEST'].fields_by_name['document_ids']._serialized_options = b'\272H \222\001\035\020d\"\031r\027\020\001\030\200\0012\020^[A-Za-z0-9_-]*$'
   _globals['_GENERATESTREAMREQUEST'].fields_by_name['feature']._loaded_options = None
@@ -102,42 +102,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INFERENCESERVICE'].methods_by_name['Generate']._serialized_options = b'\312\363\030\005\n\001\004\020\001'
   _globals['_INFERENCESERVICE'].methods_by_name['GenerateStream']._loaded_options = None
   _globals['_INFERENCESERVICE'].methods_by_name['GenerateStream']._serialized_options = b'\312\363\030\005\n\001\004\020\001'
-  _globals['_STAGEDECISION']._serialized_start=3280
-  _globals['_STAGEDECISION']._serialized_end=3441
-  _globals['_ANSWERSTATUS']._serialized_start=3444
-  _globals['_ANSWERSTATUS']._serialized_end=3578
-  _globals['_ROLE']._serialized_start=3580
-  _globals['_ROLE']._serialized_end=3675
+  _globals['_STAGEDECISION']._serialized_start=3316
+  _globals['_STAGEDECISION']._serialized_end=3477
+  _globals['_ANSWERSTATUS']._serialized_start=3480
+  _globals['_ANSWERSTATUS']._serialized_end=3642
+  _globals['_ROLE']._serialized_start=3644
+  _globals['_ROLE']._serialized_end=3739
   _globals['_TOKENUSAGE']._serialized_start=158
   _globals['_TOKENUSAGE']._serialized_end=305
   _globals['_STAGEREPORT']._serialized_start=308
-  _globals['_STAGEREPORT']._serialized_end=586
-  _globals['_CITATION']._serialized_start=589
-  _globals['_CITATION']._serialized_end=770
-  _globals['_ANSWER']._serialized_start=773
-  _globals['_ANSWER']._serialized_end=1174
-  _globals['_TOOLCALL']._serialized_start=1176
-  _globals['_TOOLCALL']._serialized_end=1261
-  _globals['_MESSAGE']._serialized_start=1264
-  _globals['_MESSAGE']._serialized_end=1454
-  _globals['_TOOL']._serialized_start=1456
-  _globals['_TOOL']._serialized_end=1567
-  _globals['_CHAT']._serialized_start=1570
-  _globals['_CHAT']._serialized_end=1847
-  _globals['_LIMITS']._serialized_start=1850
-  _globals['_LIMITS']._serialized_end=2072
-  _globals['_ATTRIBUTION']._serialized_start=2075
-  _globals['_ATTRIBUTION']._serialized_end=2318
-  _globals['_ATTRIBUTION_LABELSENTRY']._serialized_start=2273
-  _globals['_ATTRIBUTION_LABELSENTRY']._serialized_end=2318
-  _globals['_GENERATEREQUEST']._serialized_start=2321
-  _globals['_GENERATEREQUEST']._serialized_end=2682
-  _globals['_GENERATERESPONSE']._serialized_start=2684
-  _globals['_GENERATERESPONSE']._serialized_end=2750
-  _globals['_GENERATESTREAMREQUEST']._serialized_start=2753
-  _globals['_GENERATESTREAMREQUEST']._serialized_end=3120
-  _globals['_GENERATESTREAMRESPONSE']._serialized_start=3123
-  _globals['_GENERATESTREAMRESPONSE']._serialized_end=3277
-  _globals['_INFERENCESERVICE']._serialized_start=3678
-  _globals['_INFERENCESERVICE']._serialized_end=3928
+  _globals['_STAGEREPORT']._serialized_end=614
+  _globals['_CITATION']._serialized_start=617
+  _globals['_CITATION']._serialized_end=798
+  _globals['_ANSWER']._serialized_start=801
+  _globals['_ANSWER']._serialized_end=1202
+  _globals['_TOOLCALL']._serialized_start=1204
+  _globals['_TOOLCALL']._serialized_end=1289
+  _globals['_MESSAGE']._serialized_start=1292
+  _globals['_MESSAGE']._serialized_end=1482
+  _globals['_TOOL']._serialized_start=1484
+  _globals['_TOOL']._serialized_end=1595
+  _globals['_CHAT']._serialized_start=1598
+  _globals['_CHAT']._serialized_end=1875
+  _globals['_LIMITS']._serialized_start=1878
+  _globals['_LIMITS']._serialized_end=2100
+  _globals['_ATTRIBUTION']._serialized_start=2103
+  _globals['_ATTRIBUTION']._serialized_end=2346
+  _globals['_ATTRIBUTION_LABELSENTRY']._serialized_start=2301
+  _globals['_ATTRIBUTION_LABELSENTRY']._serialized_end=2346
+  _globals['_GENERATEREQUEST']._serialized_start=2349
+  _globals['_GENERATEREQUEST']._serialized_end=2714
+  _globals['_GENERATERESPONSE']._serialized_start=2716
+  _globals['_GENERATERESPONSE']._serialized_end=2782
+  _globals['_GENERATESTREAMREQUEST']._serialized_start=2785
+  _globals['_GENERATESTREAMREQUEST']._serialized_end=3156
+  _globals['_GENERATESTREAMRESPONSE']._serialized_start=3159
+  _globals['_GENERATESTREAMRESPONSE']._serialized_end=3313
+  _globals['_INFERENCESERVICE']._serialized_start=3742
+  _globals['_INFERENCESERVICE']._serialized_end=3992
 # @@protoc_insertion_point(module_scope)

@@ -65,7 +65,11 @@ class _AnswerStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AnswerSt
     ANSWER_STATUS_BEST_EFFORT: _AnswerStatus.ValueType  # 2
     """No stage met its gate and none was left: this is the best draft there was."""
     ANSWER_STATUS_NO_ANSWER: _AnswerStatus.ValueType  # 3
-    """The documents hold nothing on the question; the text is empty."""
+    """Every stage looked and none found an answer that is more than a guess; the text is empty, and confidence is that of
+    the best draft.
+    """
+    ANSWER_STATUS_UNJUDGED: _AnswerStatus.ValueType  # 4
+    """A stage whose gate takes any draft gave it, and nothing tells how good it is: no confidence is known."""
 
 class AnswerStatus(_AnswerStatus, metaclass=_AnswerStatusEnumTypeWrapper):
     """How good the answer is known to be."""
@@ -77,7 +81,11 @@ ANSWER_STATUS_CONFIDENT: AnswerStatus.ValueType  # 1
 ANSWER_STATUS_BEST_EFFORT: AnswerStatus.ValueType  # 2
 """No stage met its gate and none was left: this is the best draft there was."""
 ANSWER_STATUS_NO_ANSWER: AnswerStatus.ValueType  # 3
-"""The documents hold nothing on the question; the text is empty."""
+"""Every stage looked and none found an answer that is more than a guess; the text is empty, and confidence is that of
+the best draft.
+"""
+ANSWER_STATUS_UNJUDGED: AnswerStatus.ValueType  # 4
+"""A stage whose gate takes any draft gave it, and nothing tells how good it is: no confidence is known."""
 Global___AnswerStatus: _TypeAlias = AnswerStatus  # noqa: Y015
 
 class _Role:
@@ -167,6 +175,7 @@ class StageReport(_message.Message):
     COST_USD_FIELD_NUMBER: _builtins.int
     ESTIMATED_FIELD_NUMBER: _builtins.int
     CALLS_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_UNKNOWN_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
     """The stage's name, such as local/extract-1."""
     model: _builtins.str
@@ -187,6 +196,8 @@ class StageReport(_message.Message):
     """True when usage or cost is an estimate, because the provider did not tell."""
     calls: _builtins.int
     """Calls of models it made: retries, samples and the verifier included."""
+    confidence_unknown: _builtins.bool
+    """True when nothing tells how good its draft is; confidence is then 0."""
     @_builtins.property
     def usage(self) -> Global___TokenUsage:
         """What it used."""
@@ -205,10 +216,11 @@ class StageReport(_message.Message):
         cost_usd: _builtins.str = ...,
         estimated: _builtins.bool = ...,
         calls: _builtins.int = ...,
+        confidence_unknown: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "confidence", b"confidence", "cost_usd", b"cost_usd", "decision", b"decision", "estimated", b"estimated", "latency_ms", b"latency_ms", "model", b"model", "reason", b"reason", "stage", b"stage", "threshold", b"threshold", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "confidence", b"confidence", "confidence_unknown", b"confidence_unknown", "cost_usd", b"cost_usd", "decision", b"decision", "estimated", b"estimated", "latency_ms", b"latency_ms", "model", b"model", "reason", b"reason", "stage", b"stage", "threshold", b"threshold", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

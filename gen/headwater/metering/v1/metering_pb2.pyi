@@ -40,6 +40,22 @@ class _CostDimensionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CostDim
     """The UTC day."""
     COST_DIMENSION_HOUR: _CostDimension.ValueType  # 6
     """The UTC hour."""
+    COST_DIMENSION_WEEK: _CostDimension.ValueType  # 7
+    """The UTC week, named by its Monday."""
+    COST_DIMENSION_MONTH: _CostDimension.ValueType  # 8
+    """The UTC month."""
+    COST_DIMENSION_PROVIDER: _CostDimension.ValueType  # 9
+    """Who runs the model."""
+    COST_DIMENSION_SERVICE: _CostDimension.ValueType  # 10
+    """The service that made the call."""
+    COST_DIMENSION_KEY: _CostDimension.ValueType  # 11
+    """The API key that made the request."""
+    COST_DIMENSION_USER: _CostDimension.ValueType  # 12
+    """The pseudonym of the person who asked."""
+    COST_DIMENSION_OUTCOME: _CostDimension.ValueType  # 13
+    """The business outcome."""
+    COST_DIMENSION_LABEL: _CostDimension.ValueType  # 14
+    """A label of the request; which one is said beside it."""
 
 class CostDimension(_CostDimension, metaclass=_CostDimensionEnumTypeWrapper):
     """What costs can be grouped by."""
@@ -58,6 +74,22 @@ COST_DIMENSION_DAY: CostDimension.ValueType  # 5
 """The UTC day."""
 COST_DIMENSION_HOUR: CostDimension.ValueType  # 6
 """The UTC hour."""
+COST_DIMENSION_WEEK: CostDimension.ValueType  # 7
+"""The UTC week, named by its Monday."""
+COST_DIMENSION_MONTH: CostDimension.ValueType  # 8
+"""The UTC month."""
+COST_DIMENSION_PROVIDER: CostDimension.ValueType  # 9
+"""Who runs the model."""
+COST_DIMENSION_SERVICE: CostDimension.ValueType  # 10
+"""The service that made the call."""
+COST_DIMENSION_KEY: CostDimension.ValueType  # 11
+"""The API key that made the request."""
+COST_DIMENSION_USER: CostDimension.ValueType  # 12
+"""The pseudonym of the person who asked."""
+COST_DIMENSION_OUTCOME: CostDimension.ValueType  # 13
+"""The business outcome."""
+COST_DIMENSION_LABEL: CostDimension.ValueType  # 14
+"""A label of the request; which one is said beside it."""
 Global___CostDimension: _TypeAlias = CostDimension  # noqa: Y015
 
 class _BudgetPeriod:
@@ -84,6 +116,114 @@ BUDGET_PERIOD_MONTH: BudgetPeriod.ValueType  # 2
 """A month."""
 Global___BudgetPeriod: _TypeAlias = BudgetPeriod  # noqa: Y015
 
+class _AlertKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ALERT_KIND_UNSPECIFIED: _AlertKind.ValueType  # 0
+    """Not a kind."""
+    ALERT_KIND_BUDGET_THRESHOLD: _AlertKind.ValueType  # 1
+    """Settled spending reached a share of a budget."""
+    ALERT_KIND_BUDGET_FORECAST: _AlertKind.ValueType  # 2
+    """Spending is expected to pass a budget before its period ends."""
+    ALERT_KIND_COST_SPIKE: _AlertKind.ValueType  # 3
+    """An hour cost far more than its season lets expect."""
+    ALERT_KIND_COST_DRIFT: _AlertKind.ValueType  # 4
+    """A week cost far more or less than the one before."""
+    ALERT_KIND_PRICE_MISSING: _AlertKind.ValueType  # 5
+    """Calls of a model without a price were priced by the fallback."""
+    ALERT_KIND_USAGE_GAP: _AlertKind.ValueType  # 6
+    """Usage is in the stream and not in the cost tables."""
+    ALERT_KIND_USAGE_LATE: _AlertKind.ValueType  # 7
+    """Usage waits too long to be stored."""
+
+class AlertKind(_AlertKind, metaclass=_AlertKindEnumTypeWrapper):
+    """What an alert warns of."""
+
+ALERT_KIND_UNSPECIFIED: AlertKind.ValueType  # 0
+"""Not a kind."""
+ALERT_KIND_BUDGET_THRESHOLD: AlertKind.ValueType  # 1
+"""Settled spending reached a share of a budget."""
+ALERT_KIND_BUDGET_FORECAST: AlertKind.ValueType  # 2
+"""Spending is expected to pass a budget before its period ends."""
+ALERT_KIND_COST_SPIKE: AlertKind.ValueType  # 3
+"""An hour cost far more than its season lets expect."""
+ALERT_KIND_COST_DRIFT: AlertKind.ValueType  # 4
+"""A week cost far more or less than the one before."""
+ALERT_KIND_PRICE_MISSING: AlertKind.ValueType  # 5
+"""Calls of a model without a price were priced by the fallback."""
+ALERT_KIND_USAGE_GAP: AlertKind.ValueType  # 6
+"""Usage is in the stream and not in the cost tables."""
+ALERT_KIND_USAGE_LATE: AlertKind.ValueType  # 7
+"""Usage waits too long to be stored."""
+Global___AlertKind: _TypeAlias = AlertKind  # noqa: Y015
+
+class _AlertSeverity:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AlertSeverityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertSeverity.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ALERT_SEVERITY_UNSPECIFIED: _AlertSeverity.ValueType  # 0
+    """Not a severity."""
+    ALERT_SEVERITY_INFO: _AlertSeverity.ValueType  # 1
+    """Good to know."""
+    ALERT_SEVERITY_WARNING: _AlertSeverity.ValueType  # 2
+    """Look at it today."""
+    ALERT_SEVERITY_CRITICAL: _AlertSeverity.ValueType  # 3
+    """Look at it now."""
+
+class AlertSeverity(_AlertSeverity, metaclass=_AlertSeverityEnumTypeWrapper):
+    """How much it matters."""
+
+ALERT_SEVERITY_UNSPECIFIED: AlertSeverity.ValueType  # 0
+"""Not a severity."""
+ALERT_SEVERITY_INFO: AlertSeverity.ValueType  # 1
+"""Good to know."""
+ALERT_SEVERITY_WARNING: AlertSeverity.ValueType  # 2
+"""Look at it today."""
+ALERT_SEVERITY_CRITICAL: AlertSeverity.ValueType  # 3
+"""Look at it now."""
+Global___AlertSeverity: _TypeAlias = AlertSeverity  # noqa: Y015
+
+@_typing.final
+class CostFilter(_message.Message):
+    """Which calls to sum: those whose dimension has one of the values."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIMENSION_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    EXCLUDE_FIELD_NUMBER: _builtins.int
+    dimension: Global___CostDimension.ValueType
+    """The dimension; no unit of time."""
+    label: _builtins.str
+    """The label's name, when the dimension is a label."""
+    exclude: _builtins.bool
+    """Sum the calls with any other value instead."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The values, as they are in the rows."""
+
+    def __init__(
+        self,
+        *,
+        dimension: Global___CostDimension.ValueType = ...,
+        label: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+        exclude: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "exclude", b"exclude", "label", b"label", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CostFilter: _TypeAlias = CostFilter  # noqa: Y015
+
 @_typing.final
 class QueryCostsRequest(_message.Message):
     """What to sum."""
@@ -95,10 +235,14 @@ class QueryCostsRequest(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    FILTERS_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Most rows to return; 0 means 1000."""
     page_token: _builtins.str
     """The token of the previous page; empty for the first."""
+    label: _builtins.str
+    """The label to group by, when the dimensions have one."""
     @_builtins.property
     def group_by(self) -> _containers.RepeatedScalarFieldContainer[Global___CostDimension.ValueType]:
         """Group by these, in this order; empty gives one total."""
@@ -111,6 +255,10 @@ class QueryCostsRequest(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """Up to this hour, exclusive (rounded up); unset means now."""
 
+    @_builtins.property
+    def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___CostFilter]:
+        """Sum only the calls that pass all of these."""
+
     def __init__(
         self,
         *,
@@ -119,10 +267,12 @@ class QueryCostsRequest(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        label: _builtins.str = ...,
+        filters: _abc.Iterable[Global___CostFilter] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "group_by", b"group_by", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "filters", b"filters", "group_by", b"group_by", "label", b"label", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -144,6 +294,13 @@ class CostRow(_message.Message):
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     COST_USD_FIELD_NUMBER: _builtins.int
     ESTIMATED_COST_USD_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    SERVICE_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    OUTCOME_ID_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    CHARGED_USD_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """The tenant, when grouped by it."""
     feature: _builtins.str
@@ -153,7 +310,9 @@ class CostRow(_message.Message):
     stage: _builtins.str
     """The stage, when grouped by it."""
     period: _builtins.str
-    """The day as 2026-11-21 or the hour as 2026-11-21T09:00:00Z, when grouped by one."""
+    """The month as 2026-11, the week's Monday or the day as 2026-11-21, or the hour as 2026-11-21T09:00:00Z, when grouped
+    by one; the shortest when by several.
+    """
     calls: _builtins.int
     """Model and embedding calls."""
     input_tokens: _builtins.int
@@ -164,6 +323,20 @@ class CostRow(_message.Message):
     """US dollars, as a decimal number."""
     estimated_cost_usd: _builtins.str
     """How much of cost_usd is estimated."""
+    provider: _builtins.str
+    """Who runs the model, when grouped by it."""
+    service: _builtins.str
+    """The service, when grouped by it."""
+    key_id: _builtins.str
+    """The API key's id, when grouped by it."""
+    user: _builtins.str
+    """The person's pseudonym, when grouped by it."""
+    outcome_id: _builtins.str
+    """The business outcome, when grouped by it."""
+    label: _builtins.str
+    """The label's value, when grouped by one."""
+    charged_usd: _builtins.str
+    """What tenants are charged, in US dollars, as a decimal number: the cost with their mark-ups."""
     def __init__(
         self,
         *,
@@ -177,10 +350,17 @@ class CostRow(_message.Message):
         output_tokens: _builtins.int = ...,
         cost_usd: _builtins.str = ...,
         estimated_cost_usd: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        service: _builtins.str = ...,
+        key_id: _builtins.str = ...,
+        user: _builtins.str = ...,
+        outcome_id: _builtins.str = ...,
+        label: _builtins.str = ...,
+        charged_usd: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "cost_usd", b"cost_usd", "estimated_cost_usd", b"estimated_cost_usd", "feature", b"feature", "input_tokens", b"input_tokens", "model", b"model", "output_tokens", b"output_tokens", "period", b"period", "stage", b"stage", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "charged_usd", b"charged_usd", "cost_usd", b"cost_usd", "estimated_cost_usd", b"estimated_cost_usd", "feature", b"feature", "input_tokens", b"input_tokens", "key_id", b"key_id", "label", b"label", "model", b"model", "outcome_id", b"outcome_id", "output_tokens", b"output_tokens", "period", b"period", "provider", b"provider", "service", b"service", "stage", b"stage", "tenant", b"tenant", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -604,3 +784,399 @@ class DeleteBudgetResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteBudgetResponse: _TypeAlias = DeleteBudgetResponse  # noqa: Y015
+
+@_typing.final
+class ForecastRequest(_message.Message):
+    """Whose month-end to forecast."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_PERCENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """The tenant; empty means the caller's own, or everyone for an admin key."""
+    confidence_percent: _builtins.int
+    """How often the true figure should lie within the interval, in percent; 0 means 80."""
+    page_size: _builtins.int
+    """Most tenants to return; 0 means 100."""
+    page_token: _builtins.str
+    """The token of the previous page; empty for the first."""
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        confidence_percent: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidence_percent", b"confidence_percent", "page_size", b"page_size", "page_token", b"page_token", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForecastRequest: _TypeAlias = ForecastRequest  # noqa: Y015
+
+@_typing.final
+class MonthForecast(_message.Message):
+    """What one tenant will have spent by the end of the month. Amounts are US dollars, as decimal numbers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    MONTH_FIELD_NUMBER: _builtins.int
+    SPENT_USD_FIELD_NUMBER: _builtins.int
+    EXPECTED_USD_FIELD_NUMBER: _builtins.int
+    LOW_USD_FIELD_NUMBER: _builtins.int
+    HIGH_USD_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    HISTORY_DAYS_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """The tenant."""
+    month: _builtins.str
+    """The month, as 2026-11."""
+    spent_usd: _builtins.str
+    """Spent so far."""
+    expected_usd: _builtins.str
+    """Expected at its end."""
+    low_usd: _builtins.str
+    """The interval's lower end; never less than what is spent."""
+    high_usd: _builtins.str
+    """The interval's upper end."""
+    method: _builtins.str
+    """How it was forecast."""
+    history_days: _builtins.int
+    """Whole days of history it was made from."""
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        month: _builtins.str = ...,
+        spent_usd: _builtins.str = ...,
+        expected_usd: _builtins.str = ...,
+        low_usd: _builtins.str = ...,
+        high_usd: _builtins.str = ...,
+        method: _builtins.str = ...,
+        history_days: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_usd", b"expected_usd", "high_usd", b"high_usd", "history_days", b"history_days", "low_usd", b"low_usd", "method", b"method", "month", b"month", "spent_usd", b"spent_usd", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MonthForecast: _TypeAlias = MonthForecast  # noqa: Y015
+
+@_typing.final
+class ForecastResponse(_message.Message):
+    """One page of forecasts, by tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORECASTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Ask for the next page with this; empty after the last."""
+    @_builtins.property
+    def forecasts(self) -> _containers.RepeatedCompositeFieldContainer[Global___MonthForecast]:
+        """The forecasts."""
+
+    def __init__(
+        self,
+        *,
+        forecasts: _abc.Iterable[Global___MonthForecast] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forecasts", b"forecasts", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForecastResponse: _TypeAlias = ForecastResponse  # noqa: Y015
+
+@_typing.final
+class Alert(_message.Message):
+    """Somebody should look at something."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FactsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ALERT_ID_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    SEVERITY_FIELD_NUMBER: _builtins.int
+    ABOUT_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    FACTS_FIELD_NUMBER: _builtins.int
+    RAISED_AT_FIELD_NUMBER: _builtins.int
+    alert_id: _builtins.str
+    """Identifies it; the same whoever tells it and however often."""
+    tenant_id: _builtins.str
+    """Whose it is; empty when it is the platform's own."""
+    kind: Global___AlertKind.ValueType
+    """What it warns of."""
+    severity: Global___AlertSeverity.ValueType
+    """How much it matters."""
+    about: _builtins.str
+    """What it is about: a budget's scope, a feature, a model."""
+    period: _builtins.str
+    """When: 202611 for a month, 20261121 for a day, 20261121T09 for an hour, in UTC."""
+    message: _builtins.str
+    """A sentence for people."""
+    @_builtins.property
+    def facts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The figures in it, for programs; amounts are decimal numbers."""
+
+    @_builtins.property
+    def raised_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was raised."""
+
+    def __init__(
+        self,
+        *,
+        alert_id: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
+        kind: Global___AlertKind.ValueType = ...,
+        severity: Global___AlertSeverity.ValueType = ...,
+        about: _builtins.str = ...,
+        period: _builtins.str = ...,
+        message: _builtins.str = ...,
+        facts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        raised_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["raised_at", b"raised_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["about", b"about", "alert_id", b"alert_id", "facts", b"facts", "kind", b"kind", "message", b"message", "period", b"period", "raised_at", b"raised_at", "severity", b"severity", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Alert: _TypeAlias = Alert  # noqa: Y015
+
+@_typing.final
+class WatchAlertsRequest(_message.Message):
+    """Which alerts to stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    FROM_START_FIELD_NUMBER: _builtins.int
+    UNTIL_NOW_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """The tenant; empty means the caller's own, or everyone's and the platform's for an admin key."""
+    after_sequence: _builtins.int
+    """Begin with the alerts after this place, as a response told it; 0 means with those to come."""
+    from_start: _builtins.bool
+    """Begin with the first alert that is kept; after_sequence must be 0."""
+    until_now: _builtins.bool
+    """End when those kept so far were sent, rather than wait for more."""
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___AlertKind.ValueType]:
+        """Only these kinds; empty means all."""
+
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        kinds: _abc.Iterable[Global___AlertKind.ValueType] | None = ...,
+        after_sequence: _builtins.int = ...,
+        from_start: _builtins.bool = ...,
+        until_now: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "from_start", b"from_start", "kinds", b"kinds", "tenant_id", b"tenant_id", "until_now", b"until_now"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchAlertsRequest: _TypeAlias = WatchAlertsRequest  # noqa: Y015
+
+@_typing.final
+class WatchAlertsResponse(_message.Message):
+    """One alert."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALERT_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """Its place: go on after it with after_sequence."""
+    @_builtins.property
+    def alert(self) -> Global___Alert:
+        """The alert."""
+
+    def __init__(
+        self,
+        *,
+        alert: Global___Alert | None = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alert", b"alert"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert", b"alert", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchAlertsResponse: _TypeAlias = WatchAlertsResponse  # noqa: Y015
+
+@_typing.final
+class AuditRequest(_message.Message):
+    """What to audit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FULL_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    full: _builtins.bool
+    """From the first event that the stream still has, rather than from where the last audit ended."""
+    dry_run: _builtins.bool
+    """Only say what is wrong; store nothing."""
+    def __init__(
+        self,
+        *,
+        full: _builtins.bool = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "full", b"full"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditRequest: _TypeAlias = AuditRequest  # noqa: Y015
+
+@_typing.final
+class SequenceRange(_message.Message):
+    """Events that follow one another in the stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    """The first."""
+    last: _builtins.int
+    """The last, included."""
+    def __init__(
+        self,
+        *,
+        first: _builtins.int = ...,
+        last: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "last", b"last"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SequenceRange: _TypeAlias = SequenceRange  # noqa: Y015
+
+@_typing.final
+class AuditResponse(_message.Message):
+    """How the stream and the cost tables compare."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    STORED_FIELD_NUMBER: _builtins.int
+    DUPLICATES_FIELD_NUMBER: _builtins.int
+    DEAD_LETTERED_FIELD_NUMBER: _builtins.int
+    GAPS_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    TRUTH_USD_FIELD_NUMBER: _builtins.int
+    ROLLUP_USD_FIELD_NUMBER: _builtins.int
+    DIFFERING_HOURS_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    first_sequence: _builtins.int
+    """The first event looked at."""
+    last_sequence: _builtins.int
+    """The last event looked at; later ones are on their way."""
+    stored: _builtins.int
+    """Events whose row is stored."""
+    duplicates: _builtins.int
+    """Events that were told again in another place of the stream, and so are stored once."""
+    dead_lettered: _builtins.int
+    """Events that no row could be made of, kept with their reason as dead letters."""
+    missing: _builtins.int
+    """How many events those are."""
+    replayed: _builtins.int
+    """How many of them were stored by this audit."""
+    waiting: _builtins.int
+    """Events in the stream that the sink has not taken yet."""
+    truth_usd: _builtins.str
+    """The sum over the truth in US dollars, as a decimal number, of the hours compared: those that usage came for since the
+    last audit, or all. It equals rollup_usd but for usage on its way.
+    """
+    rollup_usd: _builtins.str
+    """The sum over the rollup in the same hours."""
+    differing_hours: _builtins.int
+    """Hours of which the two differ although nothing is on its way; this audit recomputes them."""
+    complete: _builtins.bool
+    """True when all of it was looked at and nothing is missing, lost or different, or was all mended."""
+    finished: _builtins.bool
+    """True when all of it was looked at. Otherwise the call's time was up, or something missing could not be stored: the
+    next audit that is not full goes on there.
+    """
+    @_builtins.property
+    def gaps(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceRange]:
+        """Events that are in the stream and were not in the tables; the first 1000 ranges."""
+
+    @_builtins.property
+    def lost(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceRange]:
+        """Events that left the stream before they were stored: nobody can say what they were; the first 1000 ranges."""
+
+    def __init__(
+        self,
+        *,
+        first_sequence: _builtins.int = ...,
+        last_sequence: _builtins.int = ...,
+        stored: _builtins.int = ...,
+        duplicates: _builtins.int = ...,
+        dead_lettered: _builtins.int = ...,
+        gaps: _abc.Iterable[Global___SequenceRange] | None = ...,
+        missing: _builtins.int = ...,
+        replayed: _builtins.int = ...,
+        lost: _abc.Iterable[Global___SequenceRange] | None = ...,
+        waiting: _builtins.int = ...,
+        truth_usd: _builtins.str = ...,
+        rollup_usd: _builtins.str = ...,
+        differing_hours: _builtins.int = ...,
+        complete: _builtins.bool = ...,
+        finished: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "dead_lettered", b"dead_lettered", "differing_hours", b"differing_hours", "duplicates", b"duplicates", "finished", b"finished", "first_sequence", b"first_sequence", "gaps", b"gaps", "last_sequence", b"last_sequence", "lost", b"lost", "missing", b"missing", "replayed", b"replayed", "rollup_usd", b"rollup_usd", "stored", b"stored", "truth_usd", b"truth_usd", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditResponse: _TypeAlias = AuditResponse  # noqa: Y015

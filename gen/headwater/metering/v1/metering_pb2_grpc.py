@@ -60,6 +60,21 @@ class MeteringServiceStub:
                 request_serializer=headwater_dot_metering_dot_v1_dot_metering__pb2.ListBudgetsRequest.SerializeToString,
                 response_deserializer=headwater_dot_metering_dot_v1_dot_metering__pb2.ListBudgetsResponse.FromString,
                 _registered_method=True)
+        self.Forecast = channel.unary_unary(
+                '/headwater.metering.v1.MeteringService/Forecast',
+                request_serializer=headwater_dot_metering_dot_v1_dot_metering__pb2.ForecastRequest.SerializeToString,
+                response_deserializer=headwater_dot_metering_dot_v1_dot_metering__pb2.ForecastResponse.FromString,
+                _registered_method=True)
+        self.WatchAlerts = channel.unary_stream(
+                '/headwater.metering.v1.MeteringService/WatchAlerts',
+                request_serializer=headwater_dot_metering_dot_v1_dot_metering__pb2.WatchAlertsRequest.SerializeToString,
+                response_deserializer=headwater_dot_metering_dot_v1_dot_metering__pb2.WatchAlertsResponse.FromString,
+                _registered_method=True)
+        self.Audit = channel.unary_unary(
+                '/headwater.metering.v1.MeteringService/Audit',
+                request_serializer=headwater_dot_metering_dot_v1_dot_metering__pb2.AuditRequest.SerializeToString,
+                response_deserializer=headwater_dot_metering_dot_v1_dot_metering__pb2.AuditResponse.FromString,
+                _registered_method=True)
         self.DeleteBudget = channel.unary_unary(
                 '/headwater.metering.v1.MeteringService/DeleteBudget',
                 request_serializer=headwater_dot_metering_dot_v1_dot_metering__pb2.DeleteBudgetRequest.SerializeToString,
@@ -106,6 +121,27 @@ class MeteringServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Forecast(self, request, context):
+        """Says what each tenant will have spent by the end of the month, with an interval.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchAlerts(self, request, context):
+        """Streams alerts as they are raised: a tenant's key sees its own, an admin key everyone's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Audit(self, request, context):
+        """Proves that every usage event in the stream is in the cost tables, and stores what is missing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteBudget(self, request, context):
         """Removes a budget; a tenant's month is then limited by its plan alone.
         """
@@ -140,6 +176,21 @@ def add_MeteringServiceServicer_to_server(servicer, server):
                     servicer.ListBudgets,
                     request_deserializer=headwater_dot_metering_dot_v1_dot_metering__pb2.ListBudgetsRequest.FromString,
                     response_serializer=headwater_dot_metering_dot_v1_dot_metering__pb2.ListBudgetsResponse.SerializeToString,
+            ),
+            'Forecast': grpc.unary_unary_rpc_method_handler(
+                    servicer.Forecast,
+                    request_deserializer=headwater_dot_metering_dot_v1_dot_metering__pb2.ForecastRequest.FromString,
+                    response_serializer=headwater_dot_metering_dot_v1_dot_metering__pb2.ForecastResponse.SerializeToString,
+            ),
+            'WatchAlerts': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchAlerts,
+                    request_deserializer=headwater_dot_metering_dot_v1_dot_metering__pb2.WatchAlertsRequest.FromString,
+                    response_serializer=headwater_dot_metering_dot_v1_dot_metering__pb2.WatchAlertsResponse.SerializeToString,
+            ),
+            'Audit': grpc.unary_unary_rpc_method_handler(
+                    servicer.Audit,
+                    request_deserializer=headwater_dot_metering_dot_v1_dot_metering__pb2.AuditRequest.FromString,
+                    response_serializer=headwater_dot_metering_dot_v1_dot_metering__pb2.AuditResponse.SerializeToString,
             ),
             'DeleteBudget': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteBudget,
@@ -283,6 +334,87 @@ class MeteringService:
             '/headwater.metering.v1.MeteringService/ListBudgets',
             headwater_dot_metering_dot_v1_dot_metering__pb2.ListBudgetsRequest.SerializeToString,
             headwater_dot_metering_dot_v1_dot_metering__pb2.ListBudgetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Forecast(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headwater.metering.v1.MeteringService/Forecast',
+            headwater_dot_metering_dot_v1_dot_metering__pb2.ForecastRequest.SerializeToString,
+            headwater_dot_metering_dot_v1_dot_metering__pb2.ForecastResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchAlerts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/headwater.metering.v1.MeteringService/WatchAlerts',
+            headwater_dot_metering_dot_v1_dot_metering__pb2.WatchAlertsRequest.SerializeToString,
+            headwater_dot_metering_dot_v1_dot_metering__pb2.WatchAlertsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Audit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headwater.metering.v1.MeteringService/Audit',
+            headwater_dot_metering_dot_v1_dot_metering__pb2.AuditRequest.SerializeToString,
+            headwater_dot_metering_dot_v1_dot_metering__pb2.AuditResponse.FromString,
             options,
             channel_credentials,
             insecure,

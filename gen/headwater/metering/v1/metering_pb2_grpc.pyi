@@ -43,6 +43,12 @@ class MeteringServiceStub:
     """Shows one budget and what is spent and reserved of it at this moment."""
     ListBudgets: _grpc.UnaryUnaryMultiCallable[_metering_pb2.ListBudgetsRequest, _metering_pb2.ListBudgetsResponse]
     """Lists budgets: a tenant's key sees its own, an admin key everyone's."""
+    Forecast: _grpc.UnaryUnaryMultiCallable[_metering_pb2.ForecastRequest, _metering_pb2.ForecastResponse]
+    """Says what each tenant will have spent by the end of the month, with an interval."""
+    WatchAlerts: _grpc.UnaryStreamMultiCallable[_metering_pb2.WatchAlertsRequest, _metering_pb2.WatchAlertsResponse]
+    """Streams alerts as they are raised: a tenant's key sees its own, an admin key everyone's."""
+    Audit: _grpc.UnaryUnaryMultiCallable[_metering_pb2.AuditRequest, _metering_pb2.AuditResponse]
+    """Proves that every usage event in the stream is in the cost tables, and stores what is missing."""
     DeleteBudget: _grpc.UnaryUnaryMultiCallable[_metering_pb2.DeleteBudgetRequest, _metering_pb2.DeleteBudgetResponse]
     """Removes a budget; a tenant's month is then limited by its plan alone."""
 
@@ -61,6 +67,12 @@ class MeteringServiceAsyncStub(MeteringServiceStub):
     """Shows one budget and what is spent and reserved of it at this moment."""
     ListBudgets: _aio.UnaryUnaryMultiCallable[_metering_pb2.ListBudgetsRequest, _metering_pb2.ListBudgetsResponse]  # type: ignore[assignment]
     """Lists budgets: a tenant's key sees its own, an admin key everyone's."""
+    Forecast: _aio.UnaryUnaryMultiCallable[_metering_pb2.ForecastRequest, _metering_pb2.ForecastResponse]  # type: ignore[assignment]
+    """Says what each tenant will have spent by the end of the month, with an interval."""
+    WatchAlerts: _aio.UnaryStreamMultiCallable[_metering_pb2.WatchAlertsRequest, _metering_pb2.WatchAlertsResponse]  # type: ignore[assignment]
+    """Streams alerts as they are raised: a tenant's key sees its own, an admin key everyone's."""
+    Audit: _aio.UnaryUnaryMultiCallable[_metering_pb2.AuditRequest, _metering_pb2.AuditResponse]  # type: ignore[assignment]
+    """Proves that every usage event in the stream is in the cost tables, and stores what is missing."""
     DeleteBudget: _aio.UnaryUnaryMultiCallable[_metering_pb2.DeleteBudgetRequest, _metering_pb2.DeleteBudgetResponse]  # type: ignore[assignment]
     """Removes a budget; a tenant's month is then limited by its plan alone."""
 
@@ -106,6 +118,30 @@ class MeteringServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_metering_pb2.ListBudgetsResponse, _abc.Awaitable[_metering_pb2.ListBudgetsResponse]]:
         """Lists budgets: a tenant's key sees its own, an admin key everyone's."""
+
+    @_abc_1.abstractmethod
+    def Forecast(
+        self,
+        request: _metering_pb2.ForecastRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metering_pb2.ForecastResponse, _abc.Awaitable[_metering_pb2.ForecastResponse]]:
+        """Says what each tenant will have spent by the end of the month, with an interval."""
+
+    @_abc_1.abstractmethod
+    def WatchAlerts(
+        self,
+        request: _metering_pb2.WatchAlertsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_metering_pb2.WatchAlertsResponse], _abc.AsyncIterator[_metering_pb2.WatchAlertsResponse]]:
+        """Streams alerts as they are raised: a tenant's key sees its own, an admin key everyone's."""
+
+    @_abc_1.abstractmethod
+    def Audit(
+        self,
+        request: _metering_pb2.AuditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metering_pb2.AuditResponse, _abc.Awaitable[_metering_pb2.AuditResponse]]:
+        """Proves that every usage event in the stream is in the cost tables, and stores what is missing."""
 
     @_abc_1.abstractmethod
     def DeleteBudget(

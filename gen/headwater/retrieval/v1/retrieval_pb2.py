@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from headwater.auth.v1 import auth_pb2 as headwater_dot_auth_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&headwater/retrieval/v1/retrieval.proto\x12\x16headwater.retrieval.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cheadwater/auth/v1/auth.proto\"\x8e\x02\n\rSearchRequest\x12\x19\n\x05query\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80@\x12\x18\n\x05limit\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\x12\x39\n\x0c\x64ocument_ids\x18\x03 \x03(\tB#\xbaH \x92\x01\x1d\x10\x64\"\x19r\x17\x10\x01\x18\x80\x01\x32\x10^[A-Za-z0-9_-]*$\x12,\n\x0emin_similarity\x18\x04 \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00\x80?-\x00\x00\x80\xbfH\x00\x88\x01\x01\x12+\n\x07\x66\x65\x61ture\x18\x05 \x01(\tB\x1a\xbaH\x17r\x15\x18@2\x11^[A-Za-z0-9_.-]*$\x12\x1f\n\x17include_query_embedding\x18\x06 \x01(\x08\x42\x11\n\x0f_min_similarity\"\xd8\x01\n\x07Passage\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x15\n\rdocument_name\x18\x02 \x01(\t\x12\x18\n\x10\x64ocument_version\x18\x03 \x01(\t\x12\x10\n\x08point_id\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x12\n\nstart_char\x18\x06 \x01(\x05\x12\x10\n\x08\x65nd_char\x18\x07 \x01(\x05\x12\x0c\n\x04page\x18\x08 \x01(\x05\x12\x10\n\x08headings\x18\t \x03(\t\x12\r\n\x05score\x18\n \x01(\x02\x12\x12\n\nsimilarity\x18\x0b \x01(\x02\">\n\x05Usage\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\x03\x12\x10\n\x08\x63ost_usd\x18\x03 \x01(\t\"\xad\x01\n\x0eSearchResponse\x12\x31\n\x08passages\x18\x01 \x03(\x0b\x32\x1f.headwater.retrieval.v1.Passage\x12,\n\x05usage\x18\x02 \x01(\x0b\x32\x1d.headwater.retrieval.v1.Usage\x12:\n\x0fquery_embedding\x18\x03 \x01(\x0b\x32!.headwater.retrieval.v1.Embedding\"a\n\x0c\x45mbedRequest\x12$\n\x05texts\x18\x01 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\x08\x01\x10\x80\x02\"\x08r\x06\x10\x01\x18\x80\x80\x02\x12+\n\x07\x66\x65\x61ture\x18\x02 \x01(\tB\x1a\xbaH\x17r\x15\x18@2\x11^[A-Za-z0-9_.-]*$\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"t\n\rEmbedResponse\x12\x35\n\nembeddings\x18\x01 \x03(\x0b\x32!.headwater.retrieval.v1.Embedding\x12,\n\x05usage\x18\x02 \x01(\x0b\x32\x1d.headwater.retrieval.v1.Usage2\xd8\x01\n\x10RetrievalService\x12\x63\n\x06Search\x12%.headwater.retrieval.v1.SearchRequest\x1a&.headwater.retrieval.v1.SearchResponse\"\n\xca\xf3\x18\x06\n\x02\x03\x04\x10\x01\x12_\n\x05\x45mbed\x12$.headwater.retrieval.v1.EmbedRequest\x1a%.headwater.retrieval.v1.EmbedResponse\"\t\xca\xf3\x18\x05\n\x01\x03\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&headwater/retrieval/v1/retrieval.proto\x12\x16headwater.retrieval.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cheadwater/auth/v1/auth.proto\"\x92\x02\n\rSearchRequest\x12\x1d\n\x05query\x18\x01 \x01(\tB\x0e\xbaH\x0br\t\x10\x01\x18\x80@2\x02\\S\x12\x18\n\x05limit\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\x12\x39\n\x0c\x64ocument_ids\x18\x03 \x03(\tB#\xbaH \x92\x01\x1d\x10\x64\"\x19r\x17\x10\x01\x18\x80\x01\x32\x10^[A-Za-z0-9_-]*$\x12,\n\x0emin_similarity\x18\x04 \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00\x80?-\x00\x00\x80\xbfH\x00\x88\x01\x01\x12+\n\x07\x66\x65\x61ture\x18\x05 \x01(\tB\x1a\xbaH\x17r\x15\x18@2\x11^[A-Za-z0-9_.-]*$\x12\x1f\n\x17include_query_embedding\x18\x06 \x01(\x08\x42\x11\n\x0f_min_similarity\"\xd8\x01\n\x07Passage\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x15\n\rdocument_name\x18\x02 \x01(\t\x12\x18\n\x10\x64ocument_version\x18\x03 \x01(\t\x12\x10\n\x08point_id\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x12\n\nstart_char\x18\x06 \x01(\x05\x12\x10\n\x08\x65nd_char\x18\x07 \x01(\x05\x12\x0c\n\x04page\x18\x08 \x01(\x05\x12\x10\n\x08headings\x18\t \x03(\t\x12\r\n\x05score\x18\n \x01(\x02\x12\x12\n\nsimilarity\x18\x0b \x01(\x02\">\n\x05Usage\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\x03\x12\x10\n\x08\x63ost_usd\x18\x03 \x01(\t\"\xad\x01\n\x0eSearchResponse\x12\x31\n\x08passages\x18\x01 \x03(\x0b\x32\x1f.headwater.retrieval.v1.Passage\x12,\n\x05usage\x18\x02 \x01(\x0b\x32\x1d.headwater.retrieval.v1.Usage\x12:\n\x0fquery_embedding\x18\x03 \x01(\x0b\x32!.headwater.retrieval.v1.Embedding\"a\n\x0c\x45mbedRequest\x12$\n\x05texts\x18\x01 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\x08\x01\x10\x80\x02\"\x08r\x06\x10\x01\x18\x80\x80\x02\x12+\n\x07\x66\x65\x61ture\x18\x02 \x01(\tB\x1a\xbaH\x17r\x15\x18@2\x11^[A-Za-z0-9_.-]*$\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"t\n\rEmbedResponse\x12\x35\n\nembeddings\x18\x01 \x03(\x0b\x32!.headwater.retrieval.v1.Embedding\x12,\n\x05usage\x18\x02 \x01(\x0b\x32\x1d.headwater.retrieval.v1.Usage2\xd8\x01\n\x10RetrievalService\x12\x63\n\x06Search\x12%.headwater.retrieval.v1.SearchRequest\x1a&.headwater.retrieval.v1.SearchResponse\"\n\xca\xf3\x18\x06\n\x02\x03\x04\x10\x01\x12_\n\x05\x45mbed\x12$.headwater.retrieval.v1.EmbedRequest\x1a%.headwater.retrieval.v1.EmbedResponse\"\t\xca\xf3\x18\x05\n\x01\x03\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headwater.retrieval.v1.retr
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SEARCHREQUEST'].fields_by_name['query']._loaded_options = None
-  _globals['_SEARCHREQUEST'].fields_by_name['query']._serialized_options = b'\272H\007r\005\020\001\030\200@'
+  _globals['_SEARCHREQUEST'].fields_by_name['query']._serialized_options = b'\272H\013r\t\020\001\030\200@2\002\\S'
   _globals['_SEARCHREQUEST'].fields_by_name['limit']._loaded_options = None
   _globals['_SEARCHREQUEST'].fields_by_name['limit']._serialized_options = b'\272H\006\032\004\030d(\000'
   _globals['_SEARCHREQUEST'].fields_by_name['document_ids']._loaded_options = None
@@ -52,19 +52,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RETRIEVALSERVICE'].methods_by_name['Embed']._loaded_options = None
   _globals['_RETRIEVALSERVICE'].methods_by_name['Embed']._serialized_options = b'\312\363\030\005\n\001\003\020\001'
   _globals['_SEARCHREQUEST']._serialized_start=126
-  _globals['_SEARCHREQUEST']._serialized_end=396
-  _globals['_PASSAGE']._serialized_start=399
-  _globals['_PASSAGE']._serialized_end=615
-  _globals['_USAGE']._serialized_start=617
-  _globals['_USAGE']._serialized_end=679
-  _globals['_SEARCHRESPONSE']._serialized_start=682
-  _globals['_SEARCHRESPONSE']._serialized_end=855
-  _globals['_EMBEDREQUEST']._serialized_start=857
-  _globals['_EMBEDREQUEST']._serialized_end=954
-  _globals['_EMBEDDING']._serialized_start=956
-  _globals['_EMBEDDING']._serialized_end=983
-  _globals['_EMBEDRESPONSE']._serialized_start=985
-  _globals['_EMBEDRESPONSE']._serialized_end=1101
-  _globals['_RETRIEVALSERVICE']._serialized_start=1104
-  _globals['_RETRIEVALSERVICE']._serialized_end=1320
+  _globals['_SEARCHREQUEST']._serialized_end=400
+  _globals['_PASSAGE']._serialized_start=403
+  _globals['_PASSAGE']._serialized_end=619
+  _globals['_USAGE']._serialized_start=621
+  _globals['_USAGE']._serialized_end=683
+  _globals['_SEARCHRESPONSE']._serialized_start=686
+  _globals['_SEARCHRESPONSE']._serialized_end=859
+  _globals['_EMBEDREQUEST']._serialized_start=861
+  _globals['_EMBEDREQUEST']._serialized_end=958
+  _globals['_EMBEDDING']._serialized_start=960
+  _globals['_EMBEDDING']._serialized_end=987
+  _globals['_EMBEDRESPONSE']._serialized_start=989
+  _globals['_EMBEDRESPONSE']._serialized_end=1105
+  _globals['_RETRIEVALSERVICE']._serialized_start=1108
+  _globals['_RETRIEVALSERVICE']._serialized_end=1324
 # @@protoc_insertion_point(module_scope)

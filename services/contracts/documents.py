@@ -6,8 +6,9 @@ words mean what YAML 1.2's core schema says: `no` and `on` are text, `12:30` is 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 import yaml
 
@@ -15,7 +16,7 @@ MOST_BYTES = 512 * 1024
 MOST_DEPTH = 16
 MOST_VALUES = 100_000
 
-Scalar = str | int | float | bool | None
+Scalar = str | int | float | Decimal | bool | None
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,40}")
 _NUMBER = re.compile(r"[-+]?(?:\.[0-9]{1,400}|[0-9]{1,400}(?:\.[0-9]{0,400})?)(?:[eE][-+]?[0-9]{1,3})?")
@@ -55,8 +56,10 @@ class UnreadableError(Exception):
         self.problem = Problem(line, reason)
 
 
-def read(text: str) -> tuple[Node, list[Problem]]:
+def read(text: str, *, exact: bool = False) -> tuple[Node, list[Problem]]:
     """The document in `text`, and what is wrong with it although it can be read: keys that stand twice.
+
+    Numbers with a point or an exponent are floats; where `exact`, Decimals of just the digits that are written.
 
     Raises:
         UnreadableError: it is too large, too deep, no YAML, or uses more of YAML than is taken.
@@ -66,7 +69,7 @@ def read(text: str) -> tuple[Node, list[Problem]]:
     if found := _NO_TEXT.search(text):
         line = text.count("\n", 0, found.start()) + 1
         raise UnreadableError(line, f"the character U+{ord(found[0]):04X} is not allowed")
-    tree = _Tree()
+    tree = _Tree(Decimal if exact else float)
     try:
         for event in yaml.parse(text, Loader=_LOADER):
             tree.take(event)
@@ -109,6 +112,8 @@ def _child(node: Node, step: str | int) -> Node | None:
 class _Tree:
     """Grows with each event of the parser; never recurses, so that depth is ours to bound."""
 
+    number: Callable[[str], float | Decimal]
+    """Makes a number out of its digits."""
     root: Node | None = None
     problems: list[Problem] = field(default_factory=list)
     _open: list[Node] = field(default_factory=list)
@@ -124,7 +129,7 @@ class _Tree:
             raise UnreadableError(line, "tags (!name) are not allowed")
         if isinstance(event, yaml.ScalarEvent):
             plain_style = event.style in {None, ""}
-            self._add(Node(line, _resolved(event.value) if plain_style else event.value), event.value)
+            self._add(Node(line, _resolved(event.value, self.number) if plain_style else event.value), event.value)
         elif isinstance(event, yaml.MappingStartEvent):
             self._enter(Node(line, {}))
         elif isinstance(event, yaml.SequenceStartEvent):
@@ -179,13 +184,13 @@ def shown(name: str) -> str:
     return f"'{safe}…'" if len(name) > 60 else f"'{safe}'"
 
 
-def _resolved(word: str) -> Scalar:
+def _resolved(word: str, number: Callable[[str], float | Decimal]) -> Scalar:
     if word in _WORDS:
         return _WORDS[word]
     if _INTEGER.fullmatch(word):
         return int(word)
     if _NUMBER.fullmatch(word):
-        number = float(word)
+        value = number(word)
         # What overflows stays text, which is then told to be no number.
-        return number if abs(number) != float("inf") else word
+        return value if abs(value) != float("inf") else word
     return word
