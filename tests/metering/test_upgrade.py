@@ -161,8 +161,10 @@ async def test_redelivery_after_the_upgrade_changes_nothing(upgraded: Upgraded) 
     """The whole stream comes again; sums stay, and the audit finds every event stored."""
     await upgraded.rolled_up()
     handler = await UsageHandler.resumed(upgraded.clickhouse.sink)
-    stream_settings = {"subject": UsageSettled.subject("*"), "ack_wait": timedelta(seconds=20), "most": EVENTS}
-    async with upgraded.bus.batches(USAGE_STREAM, USAGE_DURABLE, **stream_settings) as batches:  # type: ignore[arg-type]
+    ack_wait = timedelta(seconds=20)
+    async with upgraded.bus.batches(
+        USAGE_STREAM, USAGE_DURABLE, subject=UsageSettled.subject("*"), ack_wait=ack_wait, most=EVENTS
+    ) as batches:
         sink = Sink(batches, handler, linger=timedelta(seconds=1), stored=lambda: None)
         assert await sink.step() == EVENTS
     await upgraded.rolled_up()

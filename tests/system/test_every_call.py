@@ -58,11 +58,15 @@ CALLS: dict[str, Call] = {
     "IngestService/WatchDocument": Call(lambda d: [ingest_pb2.WatchDocumentRequest(document_id=d)], "NOT_FOUND"),
     "IngestService/DeleteDocument": Call(lambda d: [ingest_pb2.DeleteDocumentRequest(document_id=d)], "NOT_FOUND"),
     "IngestService/ListDeadLetters": Call(lambda _: [ingest_pb2.ListDeadLettersRequest()]),
-    "RetrievalService/Search": Call(lambda d: [retrieval_pb2.SearchRequest(query=QUESTION, document_ids=[d])]),
+    "RetrievalService/Search": Call(
+        lambda d: [retrieval_pb2.SearchRequest(query=QUESTION, document_ids=[d])], "NOT_FOUND"
+    ),
     "RetrievalService/Embed": Call(lambda _: [retrieval_pb2.EmbedRequest(texts=["x"])]),
-    "InferenceService/Generate": Call(lambda d: [inference_pb2.GenerateRequest(question=QUESTION, document_ids=[d])]),
+    "InferenceService/Generate": Call(
+        lambda d: [inference_pb2.GenerateRequest(question=QUESTION, document_ids=[d])], "NOT_FOUND"
+    ),
     "InferenceService/GenerateStream": Call(
-        lambda d: [inference_pb2.GenerateStreamRequest(question=QUESTION, document_ids=[d])]
+        lambda d: [inference_pb2.GenerateStreamRequest(question=QUESTION, document_ids=[d])], "NOT_FOUND"
     ),
     "PolicyService/PutPolicy": Call(
         lambda _: [policies_pb2.PutPolicyRequest(text="name: theirs\nstages: [{name: s, model: local/extract-1}]")],

@@ -1,6 +1,6 @@
 """The sink and the sealer in one process, as in production: the embedded engine's folder belongs to one.
 
-What comes to the sink is out of order, some of it twice at once, and some comes again later because it is not answered.
+What comes to the sink is out of order, and some of it comes only later because it was not answered.
 """
 
 import asyncio
@@ -34,8 +34,7 @@ SETTINGS: Final = MeteringSettings(
 )
 """Impatient, so that much is under way at a time."""
 _WITHHELD: Final = 0.05
-_DOUBLED: Final = 0.02
-"""Shares of deliveries."""
+"""The share of deliveries that are not answered."""
 _SUMS: Final = (
     ("headwater.cost_hourly", "", "between hours"),
     ("headwater.cost_daily", "between hours and days", "between days"),
@@ -74,7 +73,7 @@ class MortalBatches(Batches):
         self._chance = chance
 
     async def fetch(self, max_wait: timedelta, linger: timedelta) -> list[Delivery]:
-        """As it is, in another order; some deliveries twice, some not at all, which come again."""
+        """As it is, in another order and without some, which come again."""
         fetching = asyncio.create_task(self._inner.fetch(max_wait, linger))
         await let_go()
         self._fate.at("bus while fetching")
@@ -82,7 +81,6 @@ class MortalBatches(Batches):
         if batch:
             self._fate.at("fetched")
         given = [delivery for delivery in batch if self._chance.random() >= _WITHHELD]
-        given += [delivery for delivery in given if self._chance.random() < _DOUBLED]
         self._chance.shuffle(given)
         return given
 

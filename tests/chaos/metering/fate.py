@@ -30,7 +30,7 @@ SEALER: Final = (
     "between the watermarks",
 )
 RECONCILER: Final = ("before the estimate", "estimate told, not settled", "settled, not struck off")
-BUS: Final = ("bus while telling", "bus while fetching", "bus while acknowledging")
+BUS: Final = ("bus before telling", "bus while telling", "bus while fetching", "bus while acknowledging")
 ALL_POINTS: Final = frozenset((*PRODUCER, *SINK, *SEALER, *RECONCILER, *BUS))
 
 

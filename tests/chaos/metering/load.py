@@ -21,7 +21,7 @@ SKEWS: Final = (timedelta(0), timedelta(hours=-5), timedelta(hours=3), timedelta
 """How wrong the clocks of the producers are."""
 PACE: Final = timedelta(milliseconds=10)
 """Between two calls of a producer, by its clock."""
-LATE_SHARE: Final = 0.05
+LATE_SHARE: Final = 0.2
 _LATE_HOURS: Final = tuple(37 * number for number in range(1, 41))
 """Of calls that are told only days later: as many hours, over two months."""
 _STAGES: Final = (("extract", "local", "extract-1"), ("small", "openai", "m-mini"), ("large", "anthropic", "m-large"))

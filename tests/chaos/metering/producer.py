@@ -50,6 +50,7 @@ class MortalPublisher(Publisher):
             self._fate.at("told from disk, not removed")
             return answers
         self._fate.at("before telling")
+        self._fate.at("bus before telling")
         for point in ("sent, not acknowledged", "bus while telling"):
             if self._fate.due(point):
                 under_way = asyncio.create_task(self._inner.publish(messages))
