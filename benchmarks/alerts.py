@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from benchmarks.report import Figure, arguments, measured
-from services.metering.detectors import SEASON_DAYS, Before, drift, spike
+from services.metering.alerts.detectors import SEASON_DAYS, Before, drift, spike
 
 HISTORY_DAYS = 28
 JUDGED_DAYS = 28

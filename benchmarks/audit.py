@@ -24,9 +24,9 @@ from benchmarks.report import Figure, arguments, measured, progress
 from services.contracts.events import TokenUsage, UsageSettled
 from services.contracts.streams import STREAMS, USAGE_STREAM
 from services.contracts.tenants import TenantId
-from services.metering.audit import Audit
-from services.metering.audit_report import Report
-from services.metering.auditing import usage_audit
+from services.metering.audit.audit import Audit
+from services.metering.audit.auditing import usage_audit
+from services.metering.audit.report import Report
 from services.metering.clickhouse import ClickHouse
 from services.metering.clickhouse import connected as clickhouse_connected
 from services.metering.migrations import migrate, migrations

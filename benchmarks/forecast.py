@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks.corpus import CannotMeasureError
 from benchmarks.report import Figure, arguments, measured, progress
-from services.metering.forecasting import MonthEnd, forecast_month_end
+from services.metering.reports.forecasting import MonthEnd, forecast_month_end
 
 Floats: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.float64]]"
 

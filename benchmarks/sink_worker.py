@@ -30,7 +30,7 @@ from services.metering.budgets import PlanCaps
 from services.metering.clickhouse import ClickHouse, connected
 from services.metering.handlers import UsageHandler
 from services.metering.migrations import migrate, migrations
-from services.metering.price_store import PriceStore
+from services.metering.prices.store import PriceStore
 from services.metering.service import running
 from services.metering.settings import MeteringSettings
 from services.metering.sink import Sink

@@ -25,7 +25,7 @@ from services.knowledge.store import VectorStore
 from services.metering import clickhouse
 from services.metering import service as metering
 from services.metering.budgets import PlanCaps
-from services.metering.price_store import PriceStore
+from services.metering.prices.store import PriceStore
 from services.retrieval import service as retrieval
 from services.runtime.bus import Bus, apply_streams, connected
 from services.runtime.clients import connected_clients

@@ -154,6 +154,8 @@ class UsageSettled(Event):
     succeeded: bool = True
     """The call gave a result; a failed call may cost all the same."""
     latency_ms: NonNegativeInt = 0
+    tokens_estimated: bool = False
+    """The provider did not tell the usage, or nobody believes it; whatever the price is worth."""
     batch: bool = False
     """The provider ran it in a batch, at its discount."""
     without_cache_usd: Dollars | None = None

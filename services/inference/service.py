@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from uuid import UUID
 
 import grpc
@@ -70,7 +71,7 @@ async def running(
             await reach.bus.bucket(ASSIGNMENTS_BUCKET),
             built_in=built_in_policy(settings),
             known_models=stages.known_models,
-            priced=priced_models(book, models, stages.known_models),
+            priced=partial(priced_models, book, models, stages.known_models),
         )
         await stack.enter_async_context(policies.watching())
         admission = await stack.enter_async_context(admitting(settings.admission, reach.bus))

@@ -130,9 +130,11 @@ class Settlement:
                 "cost_usd": cost.usd,
                 "price_source": cost.price_source,
                 "estimated": settled.estimated,
+                "tokens_estimated": tab.estimated or beyond,
                 "provisional": False,
                 "succeeded": call.succeeded,
                 "latency_ms": round((time.monotonic() - call.started) * 1000),
+                "without_cache_usd": self._without_cache(hold, tab.tokens),
                 **self._compared(hold, tab, cost.usd, reference),
             }
         )
@@ -148,6 +150,11 @@ class Settlement:
             # A disk may be lost with its machine: until the bus has the usage, the reservation is the call's trace.
             call.reservation.settle_after(later, cost.usd)
         return settled
+
+    def _without_cache(self, call: UsageSettled, tokens: TokenUsage) -> Decimal | None:
+        if not tokens.cache_read and not tokens.cache_write:
+            return None
+        return self._prices.without_cache(call.provider, call.model, tokens, call.event_time)
 
     def _compared(
         self, call: UsageSettled, tab: Tab, cost_usd: Decimal, reference: Reference | None

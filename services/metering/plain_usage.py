@@ -56,6 +56,7 @@ class PlainUsage(msgspec.Struct, frozen=True, gc=False):
     labels: Annotated[dict[_Text, _Text], msgspec.Meta(max_length=16)] = msgspec.field(default_factory=dict)
     estimated: bool = False
     provisional: bool = False
+    tokens_estimated: bool = False
     succeeded: bool = True
     latency_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_LATENCY_MS)] = 0
     batch: bool = False

@@ -15,22 +15,27 @@ from services.contracts.budgets import Budget
 from services.contracts.streams import ALERTS_STREAM, BUDGETS_BUCKET, TENANTS_BUCKET, USAGE_STREAM, WEBHOOKS_BUCKET
 from services.contracts.tenant_record import TenantRecord
 from services.metering.accounting import USAGE_DURABLE, accounting
-from services.metering.alerting import Alerting
-from services.metering.auditing import audit_repeatedly, tenants_in, usage_audit
-from services.metering.budget_alerts import BudgetAlerts
+from services.metering.alerts.alerting import Alerting
+from services.metering.alerts.budget_alerts import BudgetAlerts
+from services.metering.alerts.watching import AlertWatch
+from services.metering.alerts.webhook_calls import WebhookCalls, webhook_calls
+from services.metering.alerts.webhook_delivery import WebhookDelivery
+from services.metering.alerts.webhooks import WebhookRecord, Webhooks
+from services.metering.audit.auditing import audit_repeatedly, tenants_in, usage_audit
 from services.metering.budgets import Budgets, PlanCaps
 from services.metering.clickhouse import ClickHouse
-from services.metering.closing import MonthClosing
-from services.metering.costs import Costs
-from services.metering.focus import FocusExport
-from services.metering.forecasting_process import ForecastingProcess
-from services.metering.forecasts import Forecasts
-from services.metering.loading import Loading
 from services.metering.migrations import migrate, migrations
-from services.metering.price_store import PriceStore
-from services.metering.price_table import PriceTable
-from services.metering.reference import ReferenceTables
-from services.metering.rerating import Rerating
+from services.metering.prices.closing import MonthClosing
+from services.metering.prices.rerating import Rerating
+from services.metering.prices.store import PriceStore
+from services.metering.prices.table import PriceTable
+from services.metering.reports.costs import Costs
+from services.metering.reports.focus import FocusExport
+from services.metering.reports.forecasting_process import ForecastingProcess
+from services.metering.reports.forecasts import Forecasts
+from services.metering.reports.loading import Loading
+from services.metering.reports.reference import ReferenceTables
+from services.metering.reports.sql import SqlRunner
 from services.metering.rollup import Rollup
 from services.metering.rpc.assembly import MeteringRpc
 from services.metering.rpc.prices import PriceRpc
@@ -38,12 +43,7 @@ from services.metering.rpc.reports import ReportRpc
 from services.metering.rpc.tenants import TenantRpc
 from services.metering.rpc.webhooks import WebhookRpc
 from services.metering.settings import MeteringSettings
-from services.metering.sql import SqlRunner
 from services.metering.tenants import Tenants
-from services.metering.watching import AlertWatch
-from services.metering.webhook_calls import WebhookCalls, webhook_calls
-from services.metering.webhook_delivery import WebhookDelivery
-from services.metering.webhooks import WebhookRecord, Webhooks
 from services.runtime.background import background
 from services.runtime.bus import Bus
 from services.runtime.identity import KeyStore

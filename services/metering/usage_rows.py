@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from services.contracts.events import UsageSettled
 from services.contracts.failures import Rejected
+from services.contracts.prices import FALLBACK
 from services.contracts.tenants import TenantId
 from services.metering.plain_usage import MAX_LATENCY_MS, PlainUsage, read_plain
 
@@ -99,6 +100,7 @@ def usage_columns(rows: Sequence[UsageRow], ingested_at: datetime, charge: Charg
         "batch": [e.batch for e in events],
         "price_source": [e.price_source for e in events],
         "estimated": [e.estimated for e in events],
+        "tokens_estimated": [_tokens_estimated(e) for e in events],
         "provisional": [e.provisional for e in events],
         "succeeded": [e.succeeded for e in events],
         "latency_ms": [e.latency_ms for e in events],
@@ -107,6 +109,11 @@ def usage_columns(rows: Sequence[UsageRow], ingested_at: datetime, charge: Charg
         "ingested_at": [ingested_at] * len(events),
         "version": [0 if e.provisional else s << VERSION_SHIFT for e, s in zip(events, sequences, strict=True)],
     }
+
+
+def _tokens_estimated(event: UsageEvent) -> bool:
+    # Producers of the first release said only that something was estimated.
+    return event.tokens_estimated or event.provisional or (event.estimated and event.price_source != FALLBACK)
 
 
 def _read_in_full(payload: bytes) -> UsageSettled:

@@ -8,8 +8,8 @@ from typing import Final
 
 from services.contracts.tenants import TenantId
 from services.metering.accounting import USAGE_DURABLE
-from services.metering.audit_report import Report
-from services.metering.auditing import usage_audit
+from services.metering.audit.auditing import usage_audit
+from services.metering.audit.report import Report
 from services.metering.clickhouse import ClickHouse, connected
 from tests.chaos.metering.accountant import SETTINGS
 from tests.chaos.metering.fate import ALL_POINTS, remembered

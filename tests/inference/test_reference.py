@@ -82,3 +82,18 @@ async def test_a_request_has_one_reference(bus: Bus) -> None:
     first, second = await _told(bus, SMALL, calls=2)
     assert first.reference_usd is not None
     assert (second.reference_model, second.reference_usd) == ("", None)
+
+
+async def test_what_the_providers_cache_saved_is_told(bus: Bus) -> None:
+    """The cost of the same tokens, had none been cached; nothing where none was."""
+    cached = PriceBook({"p/small": Price(input=Decimal(1), cache_read=Decimal("0.1"), output=Decimal(2))})
+    teller = Teller()
+    async with admitting(AdmissionSettings(), bus) as admission:
+        account = Account(TENANT, question(EASY), await admission.enter(Spender(TENANT), 0), Spending())
+        meter = Settlement(teller, cached, timedelta(seconds=1)).meter(account, SMALL)
+        for read in (400, 0):
+            async with meter.call(*SMALL.worst(TASK)) as tab:
+                tab.put(TokenUsage(uncached_input=600, cache_read=read))
+    first, second = (event for event in teller.told if isinstance(event, UsageSettled))
+    assert (first.cost_usd, first.without_cache_usd) == (Decimal("0.00064"), Decimal("0.001"))
+    assert second.without_cache_usd is None

@@ -18,7 +18,7 @@ from services.contracts.tenant_record import TenantRecord
 from services.contracts.tenants import TenantId
 from services.metering.budgets import PlanCaps
 from services.metering.clickhouse import ClickHouse, connected
-from services.metering.price_store import PriceStore
+from services.metering.prices.store import PriceStore
 from services.metering.service import running
 from services.metering.settings import MeteringSettings
 from services.runtime.bus import Bus

@@ -13,7 +13,7 @@ import pytest
 from services.contracts.events import TokenUsage, UsageSettled, truncated_to_millis
 from services.contracts.streams import USAGE_STREAM
 from services.metering.accounting import USAGE_DURABLE
-from services.metering.auditing import usage_audit
+from services.metering.audit.auditing import usage_audit
 from services.metering.clickhouse import ClickHouse, connected
 from services.metering.handlers import UsageHandler
 from services.metering.migrations import Migration, migrate, migrations

@@ -7,7 +7,7 @@ import pytest
 
 from services.contracts.streams import ALERTS_STREAM
 from services.contracts.tenants import TenantId
-from services.metering.alerts import alert
+from services.metering.alerts.alert import alert
 from services.runtime.bus import Bus
 from services.runtime.tail import Tail
 

@@ -5,7 +5,7 @@ runs where it is and is logged.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -57,9 +57,9 @@ class PolicyStore:
         *,
         built_in: Policy,
         known_models: Collection[str],
-        priced: Collection[str],
+        priced: Callable[[], Collection[str]],
     ) -> None:
-        """`built_in` applies where nothing is assigned; `known_models` and `priced` are what parse_policy takes."""
+        """`built_in` applies where nothing is assigned; the rest is what parse_policy takes, `priced` at that moment."""
         self._versions = versions
         self._assignments = assignments
         self._known_models = known_models
@@ -103,7 +103,7 @@ class PolicyStore:
             Rejected: it is no valid policy; the message tells the lines.
             Busy: the bus is away, or many put versions of this policy at the same time.
         """
-        name = parse_policy(text, known_models=self._known_models, priced=self._priced).name
+        name = parse_policy(text, known_models=self._known_models, priced=self._priced()).name
         for _ in range(_PUT_ATTEMPTS):
             newest = await self._newest(name)
             if newest is not None and _reads(newest, text):
@@ -188,7 +188,8 @@ class PolicyStore:
                 raise Missing("POLICY_UNKNOWN", f"only {self._built_in.version.name} has a version 0, the built-in one")
             return self._built_in.version
         record = await self.get(name, version)
-        return PolicyVersion(record, parse_policy(record.text, known_models=self._known_models, priced=self._priced))
+        policy = parse_policy(record.text, known_models=self._known_models, priced=self._priced())
+        return PolicyVersion(record, policy)
 
     async def _take(self, entry: Entry) -> None:
         """Runs what an assignment says, if it can.

@@ -11,10 +11,10 @@ from headwater.metering.v1.metering_pb2_grpc import MeteringServiceServicer
 from services.contracts.events import AlertKind, AlertRaised
 from services.contracts.failures import Missing
 from services.contracts.tenants import TenantId, tenant_id
-from services.metering.alerts import PLATFORM
+from services.metering.alerts.alert import PLATFORM
+from services.metering.alerts.watching import AlertWatch, Watch
 from services.metering.rpc.translation import Context, stamp_of
 from services.metering.tenants import ADMIN_SCOPE
-from services.metering.watching import AlertWatch, Watch
 from services.runtime.identity import caller
 
 KINDS: Final[dict[AlertKind, "pb.AlertKind.ValueType"]] = {

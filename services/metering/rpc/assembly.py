@@ -2,17 +2,17 @@
 
 import asyncio
 
-from services.metering.audit import Audit
+from services.metering.alerts.watching import AlertWatch
+from services.metering.audit.audit import Audit
 from services.metering.budgets import Budgets
-from services.metering.costs import Costs
-from services.metering.forecasts import Forecasts
+from services.metering.reports.costs import Costs
+from services.metering.reports.forecasts import Forecasts
+from services.metering.reports.sql import SqlRunner
 from services.metering.rpc.alerts import AlertRpc
 from services.metering.rpc.audit import AuditRpc
 from services.metering.rpc.budgets import BudgetRpc
 from services.metering.rpc.costs import CostRpc
 from services.metering.rpc.forecasts import ForecastRpc
-from services.metering.sql import SqlRunner
-from services.metering.watching import AlertWatch
 
 
 class MeteringRpc(CostRpc, BudgetRpc, ForecastRpc, AlertRpc, AuditRpc):

@@ -6,8 +6,8 @@ from typing import Final
 from headwater.metering.v1 import metering_pb2 as pb
 from headwater.metering.v1.metering_pb2_grpc import MeteringServiceServicer
 
-from services.metering.audit import Audit
-from services.metering.audit_ranges import SequenceRange
+from services.metering.audit.audit import Audit
+from services.metering.audit.ranges import SequenceRange
 from services.metering.rpc.translation import Context, plain
 from services.runtime.calls import time_left
 

@@ -7,8 +7,8 @@ from headwater.metering.v1.metering_pb2_grpc import MeteringServiceServicer
 
 from services.contracts.failures import Missing
 from services.contracts.tenants import TenantId, tenant_id
-from services.metering.costs import Everyone, visible_to
-from services.metering.forecasts import Forecasts, MonthForecast
+from services.metering.reports.costs import Everyone, visible_to
+from services.metering.reports.forecasts import Forecasts, MonthForecast
 from services.metering.rpc.translation import Context, plain
 from services.metering.tenants import ADMIN_SCOPE
 from services.runtime.identity import caller

@@ -8,11 +8,11 @@ from headwater.metering.v1.prices_pb2_grpc import PriceServiceServicer
 
 from services.contracts.price import Price
 from services.contracts.price_file import ALWAYS, NEVER, parse_price_file
-from services.metering.closing import ClosedMonth, MonthClosing, parsed_month
-from services.metering.price_store import PriceStore, PriceVersion
-from services.metering.price_table import PriceTable
-from services.metering.repricing import Difference
-from services.metering.rerating import Group, Report, Rerating, Scope
+from services.metering.prices.closing import ClosedMonth, MonthClosing, parsed_month
+from services.metering.prices.repricing import Difference
+from services.metering.prices.rerating import Group, Report, Rerating, Scope
+from services.metering.prices.store import PriceStore, PriceVersion
+from services.metering.prices.table import PriceTable
 from services.metering.rpc.translation import Context, plain, stamp_of, time_of
 from services.runtime.identity import caller
 

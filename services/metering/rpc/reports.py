@@ -8,8 +8,8 @@ from typing import Final
 from headwater.metering.v1 import reports_pb2 as pb
 from headwater.metering.v1.reports_pb2_grpc import ReportServiceServicer
 
-from services.metering.focus import FileFormat, FocusExport, day_of
-from services.metering.loading import DEFAULT_SOURCE, Loading, Outcome, Revenue, tenant_at
+from services.metering.reports.focus import FileFormat, FocusExport, day_of
+from services.metering.reports.loading import DEFAULT_SOURCE, Loading, Outcome, Revenue, tenant_at
 from services.metering.rpc.translation import Context, time_of
 from services.runtime.calls import time_left
 

@@ -7,10 +7,10 @@ from headwater.metering.v1 import webhooks_pb2 as pb
 from headwater.metering.v1.webhooks_pb2_grpc import WebhookServiceServicer
 
 from services.contracts.tenants import tenant_id
+from services.metering.alerts.webhook_calls import WebhookCalls, check_url, test_body
+from services.metering.alerts.webhooks import WebhookRecord, Webhooks
 from services.metering.rpc.alerts import KINDS, kinds_of
 from services.metering.rpc.translation import Context, stamp_of
-from services.metering.webhook_calls import WebhookCalls, check_url, test_body
-from services.metering.webhooks import WebhookRecord, Webhooks
 
 
 class WebhookRpc(WebhookServiceServicer):

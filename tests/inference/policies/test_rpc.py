@@ -48,7 +48,7 @@ async def served(bus: Bus) -> AsyncIterator[Served]:
         await bus.bucket(ASSIGNMENTS_BUCKET),
         built_in=built_in,
         known_models={"fast"},
-        priced={"fast"},
+        priced=lambda: {"fast"},
     )
     server = RpcServer(RpcSettings(address="127.0.0.1:0"), keys)
     server.add(add_PolicyServiceServicer_to_server, PolicyRpc(store))

@@ -29,7 +29,7 @@ def text(name: str = "support", model: str = "fast", note: str = "") -> str:
 async def opened(bus: Bus, models: frozenset[str] = MODELS) -> PolicyStore:
     """A store as a process opens it."""
     versions, assignments = await bus.bucket(POLICIES_BUCKET), await bus.bucket(ASSIGNMENTS_BUCKET)
-    return PolicyStore(versions, assignments, built_in=BUILT_IN, known_models=models, priced=models)
+    return PolicyStore(versions, assignments, built_in=BUILT_IN, known_models=models, priced=lambda: models)
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Prices: the versions of the price book, re-rating by them, and months that close."""

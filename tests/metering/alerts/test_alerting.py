@@ -1,0 +1,226 @@
+"""Alerts from what lies in the tables, over a real bus: found, told once, and never for what is past."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import partial
+from uuid import UUID
+
+import nats
+
+from services.contracts.budgets import MONEY, Budget, ledger_subject, pico
+from services.contracts.events import AlertRaised, UsageSettled
+from services.contracts.streams import ALERTS_STREAM, BUDGETS_BUCKET, TENANTS_BUCKET
+from services.contracts.tenant_record import TenantRecord
+from services.contracts.tenants import TenantId
+from services.metering.alerts.alert import PLATFORM, read_alert
+from services.metering.alerts.alerting import Alerting
+from services.metering.alerts.budget_alerts import BudgetAlerts
+from services.metering.budgets import PlanCaps
+from services.metering.clickhouse import ClickHouse
+from services.metering.handlers import UsageHandler
+from services.metering.reports.forecasting import MonthEnd
+from services.metering.reports.forecasting_process import Series
+from services.metering.settings import MeteringSettings
+from services.metering.usage_rows import UsageRow
+from services.runtime.bus import Bus
+from services.runtime.counters import Addition
+from services.runtime.mirror import Mirror
+
+NOW = datetime(2026, 11, 21, 12, 10, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+LAST_HOUR = datetime(2026, 11, 21, 11, tzinfo=UTC)
+Settled = Callable[..., UsageSettled]
+
+
+class NoBudgets:
+    """For tests about anything else."""
+
+    async def found(self, now: datetime, is_told: Callable[[UUID], bool]) -> list[AlertRaised]:
+        """None."""
+        return []
+
+
+def looking(clickhouse: ClickHouse, bus: Bus) -> Alerting:
+    """As a worker that has just started."""
+    return Alerting(clickhouse, NoBudgets(), partial(bus.publish, "metering"), MeteringSettings())
+
+
+async def told(bus: Bus) -> list[AlertRaised]:
+    """The alerts in the stream, oldest first."""
+    tail = bus.tail(ALERTS_STREAM)
+    messages = tail.stored(">", after=0, until=await tail.last_sequence())
+    return [read_alert(message.subject, message.payload) async for message in messages]
+
+
+async def spend(clickhouse: ClickHouse, spent: Mapping[tuple[str, datetime], str]) -> None:
+    """Puts hours of tenants into the rollups."""
+    days: dict[tuple[str, datetime], Decimal] = {}
+    for (tenant, hour), usd in spent.items():
+        day = hour.replace(hour=0)
+        days[tenant, day] = days.get((tenant, day), Decimal(0)) + Decimal(usd)
+    await _insert(clickhouse, "headwater.cost_hourly", "hour", {key: Decimal(usd) for key, usd in spent.items()})
+    await _insert(clickhouse, "headwater.cost_daily", "day", days)
+
+
+async def _insert(clickhouse: ClickHouse, table: str, unit: str, spent: Mapping[tuple[str, datetime], Decimal]) -> None:
+    count = len(spent)
+    labels = dict.fromkeys(("service", "feature", "stage", "provider", "model"), [""] * count)
+    times = [at if unit == "hour" else at.date() for _, at in spent]
+    await clickhouse.rollup.insert(
+        table,
+        {
+            unit: times,
+            "tenant_id": [tenant for tenant, _ in spent],
+            **labels,
+            "estimated": [False] * count,
+            "calls": [1] * count,
+            "cost_usd": list(spent.values()),
+            "version": [1] * count,
+        },
+    )
+
+
+def hours_before(tenant: str, days: int, usd: str) -> dict[tuple[str, datetime], str]:
+    """The same cost in every hour of whole days before today, and in this day's hours before the last one."""
+    first = LAST_HOUR.replace(hour=0) - days * DAY
+    return {(tenant, first + n * HOUR): usd for n in range(24 * days + 11)}
+
+
+async def test_a_spike_is_told_once_by_all_workers_and_restarts(clickhouse: ClickHouse, bus: Bus) -> None:
+    """One alert, of the tenant whose hour it is and nobody else's."""
+    await spend(
+        clickhouse,
+        {
+            **hours_before("acme", 20, "1"),
+            **hours_before("globex", 20, "1"),
+            ("acme", LAST_HOUR): "40",
+            ("globex", LAST_HOUR): "1.5",
+        },
+    )
+    for worker in (looking(clickhouse, bus), looking(clickhouse, bus)):
+        await worker.look(NOW)
+        await worker.look(NOW + timedelta(minutes=1))
+    (alert,) = await told(bus)
+    assert (alert.kind, alert.tenant, alert.period) == ("cost_spike", "acme", "20261121")
+    assert alert.facts == {"hour": "20261121T11", "cost_usd": "40.000000000000", "expected_usd": "1.000000000000"}
+
+
+async def test_an_alert_stays_told_though_the_bus_lost_its_data(
+    clickhouse: ClickHouse, bus: Bus, nats_url: str
+) -> None:
+    """The table of alerts remembers."""
+    await spend(clickhouse, {**hours_before("acme", 20, "1"), ("acme", LAST_HOUR): "40"})
+    assert await looking(clickhouse, bus).look(NOW) == 1
+    client = await nats.connect(nats_url)
+    await client.jetstream().delete_stream(ALERTS_STREAM.name)
+    await client.close()
+    await bus.apply_stream(ALERTS_STREAM)
+    assert await looking(clickhouse, bus).look(NOW) == 0
+    assert await told(bus) == []
+
+
+async def test_an_alert_that_was_told_and_not_remembered_is_stored_once(clickhouse: ClickHouse, bus: Bus) -> None:
+    """As after a crash between the two."""
+    await spend(clickhouse, {**hours_before("acme", 20, "1"), ("acme", LAST_HOUR): "40"})
+    await looking(clickhouse, bus).look(NOW)
+    await clickhouse.rollup.command("TRUNCATE TABLE headwater.alerts")
+    await looking(clickhouse, bus).look(NOW)
+    assert len(await told(bus)) == 1
+
+
+async def test_history_loaded_late_is_not_told(clickhouse: ClickHouse, bus: Bus) -> None:
+    """A spike of yesterday, a drift of last month and calls of last month without a price are past."""
+    await spend(clickhouse, {**hours_before("acme", 20, "1"), ("acme", LAST_HOUR - DAY): "40"})
+    assert await looking(clickhouse, bus).look(NOW + 30 * DAY) == 0
+
+
+async def test_a_dearer_week_is_told_once_a_week(clickhouse: ClickHouse, bus: Bus) -> None:
+    """With what it is compared to; a tenant that stayed as it was is not."""
+    spent = {**hours_before("acme", 20, "1"), **hours_before("globex", 20, "1")}
+    spent |= {
+        ("acme", at): "1.5" for tenant, at in spent if tenant == "acme" and at >= LAST_HOUR.replace(hour=0) - 7 * DAY
+    }
+    await spend(clickhouse, spent)
+    worker = looking(clickhouse, bus)
+    await worker.look(NOW)
+    await worker.look(NOW + DAY)
+    (alert,) = await told(bus)
+    assert (alert.kind, alert.tenant, alert.period) == ("cost_drift", "acme", "20261116")
+    assert (alert.facts["percent"], alert.facts["before_usd"]) == ("50.0", "168.000000000000")
+
+
+async def test_a_model_without_a_price_is_told_once_a_month(clickhouse: ClickHouse, bus: Bus, settled: Settled) -> None:
+    """To the platform, with what is at stake; calls of an earlier month are not news."""
+    now = datetime.now(UTC)
+    handler = await UsageHandler.resumed(clickhouse.sink)
+    unpriced = partial(settled, price_source="fallback", estimated=True, model="m-2", cost_usd=Decimal("1.5"))
+    old = now.replace(day=1) - timedelta(days=2)
+    events = [unpriced(), unpriced(tenant="globex"), settled(), unpriced(model="m-3", event_time=old)]
+    await handler.store([UsageRow(event, n) for n, event in enumerate(events, 1)])
+    worker = looking(clickhouse, bus)
+    assert [await worker.look(now), await worker.look(now)] == [1, 0]
+    (alert,) = await told(bus)
+    assert (alert.tenant, alert.kind, alert.about) == (PLATFORM, "price_missing", "openai/m-2")
+    assert alert.facts == {"calls": "2", "cost_usd": "3.000000000000", "tenants": "2"}
+
+
+class SamePace:
+    """A forecast that goes on as yesterday."""
+
+    async def month_ends(
+        self, series: Sequence[Series], days_left: int, today_left: float, confidence: float
+    ) -> list[MonthEnd]:
+        """Of each."""
+        ends = [
+            each.spent_before_today + each.today_so_far + each.daily[-1] * (days_left + Decimal(today_left))
+            for each in series
+        ]
+        return [MonthEnd(end, end, end, "test") for end in ends]
+
+
+async def test_a_budget_that_will_not_last_is_told_once(clickhouse: ClickHouse, bus: Bus) -> None:
+    """A month of $24 a day passes $600 and the plan's $700 and not $800; a day passes $22 and not $24."""
+    spent = {key: usd for name in ("acme", "globex", "initech") for key, usd in hours_before(name, 30, "1").items()}
+    await spend(clickhouse, spent)
+    caps, days = {"acme": "600", "initech": "800"}, {"initech": "22", "globex": "24"}
+    budgets, tenants = await bus.bucket(BUDGETS_BUCKET), await bus.bucket(TENANTS_BUCKET)
+    for name in ("acme", "globex", "initech"):
+        record = TenantRecord(tenant=TenantId(name), display_name=name, created_at=NOW)
+        await tenants.put(name, record.model_dump_json().encode())
+        month = pico(Decimal(20 * 24 + 11))
+        await bus.counters.add([Addition(ledger_subject(TenantId(name), "tenant", "202611"), MONEY.pack(month, 0))])
+        today = MONEY.pack(pico(Decimal(11)), 0)
+        await bus.counters.add([Addition(ledger_subject(TenantId(name), "tenant", "20261121"), today)])
+    set_ones = [Budget(tenant=TenantId(name), period="month", cap_usd=Decimal(cap)) for name, cap in caps.items()]
+    set_ones += [Budget(tenant=TenantId(name), period="day", cap_usd=Decimal(cap)) for name, cap in days.items()]
+    for budget in set_ones:
+        await budgets.put(budget.key, budget.model_dump_json().encode())
+    known = Mirror(budgets, Budget.model_validate_json), Mirror(tenants, TenantRecord.model_validate_json)
+    plans = PlanCaps({"free": Decimal(700)}, "free")
+    async with known[0].watching(), known[1].watching():
+        for _ in range(2):
+            look = BudgetAlerts(clickhouse.reader, bus.counters, *known, plans, SamePace())
+            worker = Alerting(clickhouse, look, partial(bus.publish, "metering"), MeteringSettings())
+            await worker.look(NOW)
+    alerts = await told(bus)
+    assert {alert.kind for alert in alerts} == {"budget_forecast"}
+    expected = sorted(
+        (str(alert.tenant), alert.period, round(Decimal(alert.facts["expected_usd"]))) for alert in alerts
+    )
+    assert expected == [("acme", "202611", 719), ("globex", "202611", 719), ("initech", "20261121", 23)]
+
+
+async def test_every_spike_that_is_told_is_an_anomaly_to_analysts(clickhouse: ClickHouse, bus: Bus) -> None:
+    """The view says the same hour, cost and expectation; it lists less surprising hours too."""
+    last = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - HOUR
+    first = last.replace(hour=0) - 20 * DAY
+    hours = [first + n * HOUR for n in range(int((last - first) / HOUR))]
+    spent = {(tenant, at): "1" for tenant in ("acme", "globex") for at in hours}
+    await spend(clickhouse, {**spent, ("acme", last): "40", ("globex", last): "1.9"})
+    await looking(clickhouse, bus).look(last + HOUR + timedelta(minutes=10))
+    (alert,) = await told(bus)
+    rows = await clickhouse.reader.rows("SELECT hour, tenant_id, cost_usd, expected_usd FROM headwater.cost_anomalies")
+    facts = alert.facts["hour"], alert.tenant, Decimal(alert.facts["cost_usd"]), Decimal(alert.facts["expected_usd"])
+    assert [(f"{hour:%Y%m%dT%H}", *row) for hour, *row in rows] == [facts]

@@ -1,0 +1,283 @@
+"""Re-rating: every sum as if the new price had applied from the start, on a real engine."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from services.contracts.events import TokenUsage, UsageSettled
+from services.contracts.failures import Busy, Rejected
+from services.contracts.price_file import parse_price_file
+from services.contracts.prices import PriceBook
+from services.metering.clickhouse import ClickHouse
+from services.metering.handlers import UsageHandler
+from services.metering.prices.closing import MonthClosing
+from services.metering.prices.rerating import Rerating, Scope
+from services.metering.rollup import Rollup
+from services.metering.usage_rows import UsageRow
+
+Settled = Callable[..., UsageSettled]
+OCTOBER, NOVEMBER = datetime(2026, 10, 31, 22, 30, tzinfo=UTC), datetime(2026, 11, 3, 9, 15, tzinfo=UTC)
+BOTH = Scope(datetime(2026, 10, 1, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC))
+CHEAP = """
+prices:
+  - {model: openai/m-1, per_million: {input: 1, cache_read: 0.1, output: 4}}
+  - {model: openai/m-2, per_million: {input: 2, output: 8}, batch_discount_percent: 50}
+"""
+DEARER = CHEAP.replace("input: 1", "input: 1.5").replace("output: 8", "output: 9")
+DEAR = DEARER + "markups: [{tenant: acme, percent: 20}]"
+_SUMS = """
+SELECT tenant_id, model, sum(cost_usd), sum(charged_usd) FROM headwater.TABLE
+GROUP BY tenant_id, model ORDER BY tenant_id, model
+"""
+
+
+class Ledger:
+    """Calls told at the price of a book, and a re-rating of them."""
+
+    def __init__(self, clickhouse: ClickHouse, handler: UsageHandler, settled: Settled, book: PriceBook) -> None:
+        self._clickhouse = clickhouse
+        self._handler = handler
+        self._settled = settled
+        self.book = book
+        self.rollup = Rollup(clickhouse.rollup, timedelta(seconds=2))
+        self.months = MonthClosing(clickhouse, stored_so_far)
+        self.rerating = Rerating(clickhouse, book, self.months, self.sum_up)
+        self._sequence = 0
+
+    async def sum_up(self) -> None:
+        """What a worker does when rows were written."""
+        await self.rollup.catch_up()
+
+    def call(self, at: datetime, tokens: TokenUsage, **said: Any) -> UsageSettled:
+        """A call at the price of the book."""
+        of: dict[str, Any] = {"provider": "openai", "model": "m-1", "tenant": "acme", "batch": False} | said
+        asked = of["provider"], of["model"], tokens, at
+        cost = self.book.cost(*asked, batch=of["batch"])
+        priced = {
+            "cost_usd": cost.usd,
+            "without_cache_usd": self.book.without_cache(*asked, batch=of["batch"]),
+            "price_source": cost.price_source,
+            "estimated": cost.estimated,
+        }
+        return self._settled(**(priced | of), event_time=at, tokens=tokens)
+
+    async def store(self, events: Sequence[UsageSettled]) -> None:
+        """As told one after another."""
+        first = self._sequence + 1
+        self._sequence += len(events)
+        await self._handler.store([UsageRow(event, number) for number, event in enumerate(events, first)])
+
+    async def tell(self, at: datetime, tokens: TokenUsage, **said: Any) -> UsageSettled:
+        """A call at the price of the book, stored."""
+        event = self.call(at, tokens, **said)
+        await self.store([event])
+        return event
+
+    async def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """An analyst's question, when everything is summed up."""
+        await self.rollup.catch_up()
+        return await self._clickhouse.reader.rows(sql)
+
+    async def sums(self) -> list[tuple[Any, ...]]:
+        """By tenant and model, from the truth and from the rollup, which must agree."""
+        truth, rollup = [await self.rows(_SUMS.replace("TABLE", table)) for table in ("usage_events", "cost_hourly")]
+        assert rollup == truth
+        return truth
+
+    async def billed(self) -> dict[tuple[str, str], Decimal]:
+        """What every statement asks for."""
+        asked = "SELECT month, tenant_id, total_charged_usd FROM headwater.tenant_statement_monthly"
+        return {(f"{month:%Y-%m}", tenant): usd for month, tenant, usd in await self.rows(asked)}
+
+
+async def stored_so_far() -> tuple[int, int]:
+    """Nothing is on its way."""
+    return 0, 0
+
+
+@pytest.fixture
+async def ledger(clickhouse: ClickHouse, settled: Settled) -> Ledger:
+    """An empty ledger at the cheap prices, version 1."""
+    book = PriceBook({})
+    book.adopt(1, parse_price_file(CHEAP))
+    return Ledger(clickhouse, await UsageHandler.resumed(clickhouse.sink, charge=book.charged), settled, book)
+
+
+async def some_calls(ledger: Ledger) -> None:
+    """Of two tenants, two models and two months."""
+    for at in (OCTOBER, NOVEMBER):
+        for tenant in ("acme", "globex"):
+            await ledger.tell(at, TokenUsage(uncached_input=1001, cache_read=7, output=13), tenant=tenant)
+            await ledger.tell(at, TokenUsage(uncached_input=999, output=3), tenant=tenant, model="m-2", batch=True)
+
+
+async def test_a_dry_run_says_what_changes_and_changes_nothing(ledger: Ledger) -> None:
+    """Differences by tenant and model, exact."""
+    await some_calls(ledger)
+    before = await ledger.sums()
+    ledger.book.adopt(2, parse_price_file(DEAR))
+    report = await ledger.rerating.run(BOTH, dry_run=True)
+    assert await ledger.sums() == before
+    assert (report.calls_seen, report.book_version) == (8, 2)
+    told = {
+        (group.tenant, group.model): (one.calls, one.usd, one.charged_usd) for group, one in report.differences.items()
+    }
+    assert told == {
+        ("acme", "openai/m-1"): (2, Decimal("0.001001"), Decimal("0.00162268")),
+        ("acme", "openai/m-2"): (2, Decimal("0.000003"), Decimal("0.000408")),
+        ("globex", "openai/m-1"): (2, Decimal("0.001001"), Decimal("0.001001")),
+        ("globex", "openai/m-2"): (2, Decimal("0.000003"), Decimal("0.000003")),
+    }
+    assert report.total.usd == Decimal("0.002008")
+
+
+async def test_there_and_back_restores_every_sum(ledger: Ledger) -> None:
+    """To the last decimal, and running again changes nothing."""
+    await some_calls(ledger)
+    before = await ledger.sums()
+    ledger.book.adopt(2, parse_price_file(DEAR))
+    expected = (await ledger.rerating.run(BOTH, dry_run=True)).total
+    done = await ledger.rerating.run(BOTH, dry_run=False)
+    assert (done.total.calls, done.total.usd) == (expected.calls, expected.usd)
+    dear = await ledger.sums()
+    assert sum(row[2] for row in dear) - sum(row[2] for row in before) == expected.usd
+    assert (await ledger.rerating.run(BOTH, dry_run=False)).total.calls == 0
+    ledger.book.adopt(3, parse_price_file(CHEAP))
+    await ledger.rerating.run(BOTH, dry_run=False)
+    assert await ledger.sums() == before
+
+
+async def test_only_the_scope_is_priced_anew(ledger: Ledger) -> None:
+    """By time, tenant and model."""
+    await some_calls(ledger)
+    ledger.book.adopt(2, parse_price_file(DEAR))
+    scope = Scope(NOVEMBER, NOVEMBER + timedelta(milliseconds=1), "globex", "openai/m-1")
+    report = await ledger.rerating.run(scope, dry_run=False)
+    assert report.calls_seen == report.total.calls == 1
+    changed = "SELECT tenant_id, model, event_time FROM headwater.usage_events WHERE price_source LIKE 'book:2:%'"
+    assert await ledger.rows(changed) == [("globex", "m-1", NOVEMBER.replace(tzinfo=None))]
+
+
+async def test_all_else_of_a_row_stays(ledger: Ledger) -> None:
+    """Labels, times, what a cascade would have cost: only the price changes, and the version by one."""
+    await ledger.tell(
+        NOVEMBER,
+        TokenUsage(uncached_input=1000, cache_read=500, output=5),
+        labels={"team": "blue"},
+        reference_model="openai/big",
+        reference_usd=Decimal("0.5"),
+        outcome_id="o-1",
+        latency_ms=12,
+    )
+    other = (
+        "SELECT * EXCEPT (cost_usd, charged_usd, without_cache_usd, price_source, version, ingested_at) "
+        "FROM headwater.usage_events"
+    )
+    before, (version,) = await ledger.rows(other), (await ledger.rows("SELECT version FROM headwater.usage_events"))[0]
+    ledger.book.adopt(2, parse_price_file(DEAR))
+    await ledger.rerating.run(BOTH, dry_run=False)
+    assert await ledger.rows(other) == before
+    priced = "SELECT cost_usd, charged_usd, without_cache_usd, price_source, version FROM headwater.usage_events"
+    assert await ledger.rows(priced) == [
+        (Decimal("0.00157"), Decimal("0.001884"), Decimal("0.00227"), "book:2:openai/m-1", version + 1)
+    ]
+
+
+async def test_the_truth_replaces_a_rerated_estimate(ledger: Ledger) -> None:
+    """And a late delivery of what was re-rated replaces nothing."""
+    stand_in = await ledger.tell(NOVEMBER, TokenUsage(uncached_input=9000), provisional=True, estimated=True)
+    ledger.book.adopt(2, parse_price_file(DEAR))
+    await ledger.rerating.run(BOTH, dry_run=False)
+    estimate = "SELECT cost_usd, estimated FROM headwater.usage_events"
+    assert await ledger.rows(estimate) == [(Decimal("0.0135"), True)]
+    await ledger.tell(NOVEMBER, TokenUsage(uncached_input=10), event_id=stand_in.event_id)
+    assert await ledger.rows(estimate) == [(Decimal("0.000015"), False)]
+
+
+async def test_an_unknown_model_stops_being_an_estimate(ledger: Ledger) -> None:
+    """When the book prices it; a call whose usage the provider did not tell stays one."""
+    await ledger.tell(NOVEMBER, TokenUsage(uncached_input=1000), model="new")
+    await ledger.tell(NOVEMBER, TokenUsage(uncached_input=1000), model="m-1", estimated=True)
+    ledger.book.adopt(2, parse_price_file(CHEAP + "  - {model: openai/new, per_million: {input: 10}}"))
+    await ledger.rerating.run(BOTH, dry_run=False)
+    asked = "SELECT model, cost_usd, price_source, estimated FROM headwater.usage_events ORDER BY model"
+    assert await ledger.rows(asked) == [
+        ("m-1", Decimal("0.001"), "book:1:openai/m-1", True),
+        ("new", Decimal("0.01"), "book:2:openai/new", False),
+    ]
+
+
+async def test_a_closed_month_is_adjusted_and_never_rewritten(ledger: Ledger) -> None:
+    """The truth and its statement stay; the difference stands on the next statement."""
+    await some_calls(ledger)
+    await ledger.sum_up()
+    truth, bills = await ledger.sums(), await ledger.billed()
+    await ledger.months.close(date(2026, 10, 1), "k1", datetime(2026, 11, 21, tzinfo=UTC))
+    ledger.book.adopt(2, parse_price_file(DEAR))
+    october = Scope(BOTH.start, datetime(2026, 11, 1, tzinfo=UTC))
+    report = await ledger.rerating.run(october, dry_run=False)
+    assert all(group.closed for group in report.differences)
+    assert await ledger.sums() == truth
+    after = await ledger.billed()
+    assert after["2026-10", "acme"] == bills["2026-10", "acme"]
+    by_tenant = {"acme": Decimal(0), "globex": Decimal(0)}
+    for group, difference in report.differences.items():
+        by_tenant[group.tenant] += difference.charged_usd
+    assert {t: after["2026-11", t] - bills["2026-11", t] for t in by_tenant} == by_tenant
+    assert (await ledger.rerating.run(october, dry_run=False)).total.calls == 0
+
+
+async def test_adjustments_of_adjustments_come_back_to_nothing(ledger: Ledger) -> None:
+    """Each books the difference to what was booked before, under an id of its own."""
+    await some_calls(ledger)
+    await ledger.sum_up()
+    await ledger.months.close(date(2026, 10, 1), "k1", datetime(2026, 11, 21, tzinfo=UTC))
+    for version, text in ((2, DEAR), (3, CHEAP), (4, DEAR), (5, CHEAP)):
+        ledger.book.adopt(version, parse_price_file(text))
+        await ledger.rerating.run(BOTH, dry_run=False)
+    booked = await ledger.rows(
+        "SELECT count(), uniqExact(adjustment_id), sum(cost_usd), sum(charged_usd) FROM headwater.cost_adjustments"
+    )
+    assert booked == [(16, 16, Decimal(0), Decimal(0))]
+
+
+async def test_a_rerating_that_was_cut_off_is_run_again(ledger: Ledger, clickhouse: ClickHouse) -> None:
+    """Its rows are stored and nobody was told: running again leaves them alone, and the sums are right all the same."""
+
+    async def dies() -> None:
+        raise Busy("KILLED", "before anybody was told")
+
+    await some_calls(ledger)
+    ledger.book.adopt(2, parse_price_file(DEAR))
+    whole = (await ledger.rerating.run(BOTH, dry_run=True)).total
+    killed = Rerating(clickhouse, ledger.book, ledger.months, dies)
+    with pytest.raises(Busy):
+        await killed.run(Scope(BOTH.start, NOVEMBER), dry_run=False)
+    rest = (await ledger.rerating.run(BOTH, dry_run=False)).total
+    assert rest.calls == whole.calls / 2
+    assert sum(row[2] for row in await ledger.sums()) == whole.after_usd
+
+
+async def test_batches_follow_each_other_without_gaps(ledger: Ledger, clickhouse: ClickHouse) -> None:
+    """However many calls one hour has."""
+    for tenant in ("acme", "globex"):
+        await ledger.store([ledger.call(NOVEMBER, TokenUsage(uncached_input=1), tenant=tenant) for _ in range(7)])
+    ledger.book.adopt(2, parse_price_file(DEAR))
+    rerating = Rerating(clickhouse, ledger.book, ledger.months, ledger.sum_up, batch_rows=3)
+    report = await rerating.run(BOTH, dry_run=False)
+    assert report.calls_seen == report.total.calls == 14
+    assert (await rerating.run(BOTH, dry_run=False)).total.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "reason"),
+    [(NOVEMBER, NOVEMBER, "PERIOD_INVALID"), (NOVEMBER - timedelta(days=400), NOVEMBER, "PERIOD_TOO_LONG")],
+)
+def test_a_period_must_be_one(start: datetime, end: datetime, reason: str) -> None:
+    """Not empty, and not longer than a year."""
+    with pytest.raises(Rejected) as refused:
+        Scope(start, end).check()
+    assert refused.value.reason == reason
