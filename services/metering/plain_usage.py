@@ -72,7 +72,7 @@ _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 def read_plain(payload: bytes) -> PlainUsage | None:
     """The event, or None when it must be read in full."""
-    if _SURROGATE.search(payload):
+    if b"\\u" in payload and _SURROGATE.search(payload):
         return None
     try:
         return _DECODER.decode(payload)

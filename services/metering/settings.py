@@ -36,9 +36,9 @@ class MeteringSettings(Section):
     statement_timeout: timedelta = Field(
         default=timedelta(seconds=60), description="longest run of one of our own statements: inserts, rollups, reports"
     )
-    batch_rows: int = Field(default=5000, ge=1, le=100_000, description="most usage events stored by one insert")
+    batch_rows: int = Field(default=20_000, ge=1, le=100_000, description="most usage events stored by one insert")
     batch_linger: timedelta = Field(
-        default=timedelta(milliseconds=200), description="how long a batch waits to fill up before it is stored"
+        default=timedelta(milliseconds=500), description="how long a batch waits to fill up before it is stored"
     )
     ack_wait: timedelta = Field(
         default=timedelta(seconds=20),

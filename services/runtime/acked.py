@@ -5,18 +5,17 @@ of what a small request costs.
 """
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import count
 from typing import Any
 
+import msgspec
 import nats.errors
-from nats.aio.client import Client
-from nats.aio.msg import Msg
 
 from services.contracts.failures import Busy
+from services.runtime.direct import DirectClient
 
 MOST_TOGETHER = 64
 """That one publish takes."""
@@ -52,7 +51,7 @@ class _Batch:
     def put(self, place: int, payload: bytes) -> None:
         if self.done.done() or self.answers[place]:
             return
-        answer: Acknowledgement = json.loads(payload or _NO_STREAM)
+        answer: Acknowledgement = msgspec.json.decode(payload or _NO_STREAM)
         if "error" in answer:
             description = answer["error"].get("description", "no reason given")
             self.done.set_exception(Busy("BUS_REFUSED", f"the bus refused a message: {description}"))
@@ -70,7 +69,7 @@ class _Batch:
 class Publisher:
     """Publishes on one connection. Every method raises ``Busy`` when the bus does not answer."""
 
-    def __init__(self, client: Client, timeout: timedelta) -> None:
+    def __init__(self, client: DirectClient, timeout: timedelta) -> None:
         self._client = client
         self._timeout_s = timeout.total_seconds()
         self._inbox = client.new_inbox()
@@ -149,14 +148,14 @@ class Publisher:
 
     async def _listen(self) -> None:
         try:
-            await self._client.subscribe(f"{self._inbox}.*", cb=self._on_answer)
+            await self._client.subscribe_directly(f"{self._inbox}.*", self._on_answer)
         except nats.errors.Error as error:
             raise bus_away() from error
 
-    async def _on_answer(self, message: Msg) -> None:
-        number, place = divmod(int(message.subject[len(self._inbox) + 1 :]), MOST_TOGETHER)
+    def _on_answer(self, subject: str, _reply: str, payload: bytes, _headers: bytes) -> None:
+        number, place = divmod(int(subject[len(self._inbox) + 1 :]), MOST_TOGETHER)
         if (batch := self._batches.get(number)) is not None:
-            batch.put(place, message.data)
+            batch.put(place, payload)
 
 
 def bus_away() -> Busy:

@@ -9,16 +9,16 @@ import asyncio
 import contextlib
 import json
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
 import nats.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from services.contracts.failures import Busy
 from services.runtime.acked import Outgoing, Publisher, bus_away
 from services.runtime.delivery import DeadLetters, Delivery
+from services.runtime.direct import DirectClient, read_headers
 
 _REQUEST_S = 5.0
 _MARGIN_S = 1.0
@@ -32,7 +32,13 @@ class Batches:
     """What is waiting for one durable consumer, `most` messages at a time."""
 
     def __init__(
-        self, client: Client, publisher: Publisher, dead_letters: DeadLetters, stream: str, durable: str, most: int
+        self,
+        client: DirectClient,
+        publisher: Publisher,
+        dead_letters: DeadLetters,
+        stream: str,
+        durable: str,
+        most: int,
     ) -> None:
         self._client = client
         self._publisher = publisher
@@ -59,7 +65,7 @@ class Batches:
             Busy: the bus is away.
         """
         try:
-            self._subscription = await self._client.subscribe(self._inbox, cb=self._take)
+            self._subscription = await self._client.subscribe_directly(self._inbox, self._take)
         except nats.errors.Error as error:
             raise bus_away() from error
 
@@ -104,6 +110,7 @@ class Batches:
         """Stops listening; what waits is given back at once."""
         with contextlib.suppress(nats.errors.Error):
             await self._subscription.unsubscribe()
+        self._client.forget(self._subscription)
         with contextlib.suppress(Busy):
             await self.nak([(delivery, timedelta(0)) for delivery in self._waiting])
         self._waiting.clear()
@@ -128,21 +135,21 @@ class Batches:
             self._asked = 0
             raise bus_away() from error
 
-    async def _take(self, message: Msg) -> None:
-        if message.subject == self._inbox:
-            self._end(message)
+    def _take(self, subject: str, reply: str, payload: bytes, headers: bytes) -> None:
+        if subject == self._inbox:
+            self._end(read_headers(headers))
             return
         if not self._waiting:
             self._first_at = self._now()
             self._any.set()
         self._asked = max(0, self._asked - 1)
+        message = Msg(self._client, subject, reply, payload)
         self._waiting.append(Delivery(message, self._durable, self._dead_letters))
         if len(self._waiting) >= self._most:
             self._full.set()
 
-    def _end(self, message: Msg) -> None:
+    def _end(self, headers: Mapping[str, str]) -> None:
         """The server has ended a request; it says how many of its messages did not come."""
-        headers = message.headers or {}
         self._asked = max(0, self._asked - int(headers.get("Nats-Pending-Messages", self._asked)))
         description = headers.get("Description", "")
         if headers.get("Status") != _TIMED_OUT and description not in _ENDS:

@@ -21,7 +21,6 @@ from typing import Any
 import nats
 import nats.errors
 import nats.js.errors
-from nats.aio.client import Client
 from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
@@ -41,6 +40,7 @@ from services.runtime.buckets import Bucket
 from services.runtime.by_sequence import Sequences
 from services.runtime.counters import Counters
 from services.runtime.delivery import DeadLetters, E, Puller, Subscription, Worker
+from services.runtime.direct import DirectClient
 from services.runtime.intake import Intake
 from services.runtime.reading import StoredMessage, stored
 from services.runtime.settings import BusSettings
@@ -55,23 +55,10 @@ _SHARING = 8
 """Processes that may share a consumer of batches, each with a batch in hand and one that comes in."""
 
 
-class _Client(Client):
-    """nats-py looks at every character of every header's name, which is most of what a message costs it."""
-
-    @staticmethod
-    def _parse_header_lines(raw: bytes) -> dict[str, str]:
-        headers = {}
-        for line in raw.decode("utf-8", "replace").split("\r\n"):
-            name, colon, value = line.partition(":")
-            if colon:
-                headers[name] = value.strip()
-        return headers
-
-
 class Bus:
     """A connection to NATS JetStream."""
 
-    def __init__(self, client: Client, settings: BusSettings) -> None:
+    def __init__(self, client: DirectClient, settings: BusSettings) -> None:
         self._client = client
         self._js = client.jetstream(timeout=settings.publish_timeout.total_seconds())
         self.publisher = Publisher(client, settings.publish_timeout)
@@ -354,7 +341,7 @@ async def connected(url: str, settings: BusSettings, name: str) -> AsyncIterator
     async def on_reconnected() -> None:
         log.info("the bus is back")
 
-    client = _Client()
+    client = DirectClient()
     losing: list[Callable[[], None]] = []
     options: dict[str, Any] = {}
     if settings.token is not None:
