@@ -1,12 +1,11 @@
 """A producer that makes the trace's requests at their times, faster: prices each and tells it through an outbox.
 
-It prints one JSON at the end: when each request was told, in the order of the trace, in seconds since 1970.
+It leaves one JSON in a file at the end: when each request was told, in the order of the trace, in seconds since 1970.
 """
 
 import argparse
 import asyncio
 import json
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -81,5 +80,6 @@ if __name__ == "__main__":
     parser.add_argument("--data", type=Path, required=True, help="the folder with the trace")
     parser.add_argument("--folder", type=Path, required=True, help="of the outbox")
     parser.add_argument("--speed", type=float, required=True)
+    parser.add_argument("--result", type=Path, required=True, help="the file to write")
     given = parser.parse_args()
-    sys.stdout.write(json.dumps(uvloop.run(replay(given.url, given.data, given.folder, given.speed))) + "\n")
+    given.result.write_text(json.dumps(uvloop.run(replay(given.url, given.data, given.folder, given.speed))))

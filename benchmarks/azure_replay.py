@@ -28,7 +28,6 @@ from services.runtime.nats_server import embedded_nats_server
 from services.runtime.settings import BusSettings
 
 LIMIT_S = 900.0
-LINE_LIMIT = 16 * 1024 * 1024
 
 
 async def azure_replay(data: Path, speed: float) -> list[Figure]:
@@ -42,14 +41,19 @@ async def azure_replay(data: Path, speed: float) -> list[Figure]:
         folder = Path(name)
         async with embedded_nats_server(folder / "bus", BusSettings()) as url:
             await _set_up(url)
-            worker = await _python("azure_worker", "--url", url, "--folder", folder / "clickhouse")
+            told_file, found_file = folder / "told.json", folder / "found.json"
+            worker = await _python(
+                "azure_worker", "--url", url, "--folder", folder / "clickhouse", "--result", found_file
+            )
             try:
                 await _ready(worker)
                 progress(f"replaying {expected.calls:,} requests {speed:g} times as fast as they were made")
-                options = ("--url", url, "--data", data, "--folder", folder / "outbox", "--speed", speed)
-                told: list[float] = await _said(await _python("azure_producer", *options))
+                options = ("--url", url, "--data", data, "--folder", folder / "outbox", "--result", told_file)
+                await _ended(await _python("azure_producer", *options, "--speed", speed))
+                told: list[float] = json.loads(told_file.read_text())
                 progress("told; the rest is stored, and then everything is delivered again")
-                found = await _said(worker, f"{len(told)}\n".encode())
+                await _ended(worker, f"{len(told)}\n".encode())
+                found = json.loads(found_file.read_text())
             finally:
                 if worker.returncode is None:
                     worker.kill()
@@ -68,7 +72,7 @@ async def _set_up(url: str) -> None:
 
 async def _python(module: str, *options: object) -> Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", f"benchmarks.{module}", *map(str, options), stdin=PIPE, stdout=PIPE, limit=LINE_LIMIT
+        sys.executable, "-m", f"benchmarks.{module}", *map(str, options), stdin=PIPE, stdout=PIPE
     )
 
 
@@ -80,18 +84,16 @@ async def _ready(worker: Process) -> None:
                 raise CannotMeasureError("the worker did not start")
 
 
-async def _said(process: Process, told: bytes = b"") -> Any:
-    """The JSON on the last line of what a process says."""
+async def _ended(process: Process, told: bytes = b"") -> None:
     try:
         async with asyncio.timeout(LIMIT_S):
-            output, _ = await process.communicate(told)
+            await process.communicate(told)
     except TimeoutError:
         process.kill()
         await process.wait()
         raise CannotMeasureError(f"not done after {LIMIT_S:g} s") from None
     if process.returncode != 0:
         raise CannotMeasureError(f"a process ended with {process.returncode}")
-    return json.loads(output.splitlines()[-1])
 
 
 def _figures(expected: Totals, found: dict[str, Any], told: Sequence[float]) -> list[Figure]:

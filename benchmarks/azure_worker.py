@@ -1,7 +1,8 @@
 """Metering's worker that hears the replayed trace, and what a plain pipeline makes of the same stream.
 
-It prints "ready", and one JSON at the end: the sums, and when each request could be queried. Before it ends, the whole
-stream is delivered once more: to the sink as to anyone, and to plain inserts that lose one acknowledgement in ten.
+It prints "ready" and leaves one JSON in a file at the end: the sums, and when each request could be queried. Before it
+ends, the whole stream is delivered once more: to the sink as to anyone, and to plain inserts that lose one
+acknowledgement in ten.
 """
 
 import argparse
@@ -56,7 +57,7 @@ async def work(url: str, folder: Path) -> dict[str, Any]:
         await migrate(clickhouse.rollup, migrations())
         async with accounting(SETTINGS, clickhouse, bus, at_cost, asyncio.Event()):
             watching = asyncio.create_task(watch(eyes, bus, seen))
-            _say("ready")
+            print("ready", flush=True)
             told = int(await asyncio.to_thread(sys.stdin.readline))
             while await _calls(eyes) < told:  # noqa: ASYNC110 - another connection's work
                 await asyncio.sleep(0.1)
@@ -109,14 +110,10 @@ async def _asked(eyes: ClickHouse, sql: str) -> list[str]:
     return [str(value) for value in (await eyes.sink.rows(sql))[0]]
 
 
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", required=True, help="of the NATS server")
     parser.add_argument("--folder", type=Path, required=True, help="of the engine")
+    parser.add_argument("--result", type=Path, required=True, help="the file to write")
     given = parser.parse_args()
-    _say(json.dumps(uvloop.run(work(given.url, given.folder))))
+    given.result.write_text(json.dumps(uvloop.run(work(given.url, given.folder))))

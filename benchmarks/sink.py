@@ -168,9 +168,14 @@ def _drain(worker: dict[str, Any], outage: float) -> list[Figure]:
 
 
 if __name__ == "__main__":
-    parser = arguments("sink", __doc__ or "", "--seconds 60 --rate 10000", squad=False)
+    parser = arguments("sink", __doc__ or "", "--seconds 60 --rate 10500", squad=False)
     parser.add_argument("--seconds", type=float, default=60.0, help="how long the load tells")
-    parser.add_argument("--rate", type=int, default=10_000, help="events a second")
+    parser.add_argument(
+        "--rate",
+        type=int,
+        default=10_500,
+        help="events a second; a little over the target",
+    )
     parser.add_argument("--outage", type=float, default=0.0, metavar="SECONDS", help="ClickHouse away for so long")
     parser.add_argument("--tenants", type=int, default=1000)
     given = parser.parse_args()

@@ -24,3 +24,8 @@ async def bus(nats_url: str) -> AsyncIterator[Bus]:
     async with connected(nats_url, BusSettings(), "test") as bus:
         await apply_streams(bus, STREAMS, BUCKETS)
         yield bus
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The file that takes longest is begun first, or one worker would be left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")
