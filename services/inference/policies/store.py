@@ -59,7 +59,7 @@ class PolicyStore:
         known_models: Collection[str],
         priced: Callable[[], Collection[str]],
     ) -> None:
-        """`built_in` applies where nothing is assigned; the rest is what parse_policy takes, `priced` at that moment."""
+        """`built_in` applies where nothing is assigned; the others are what parse_policy takes."""
         self._versions = versions
         self._assignments = assignments
         self._known_models = known_models
