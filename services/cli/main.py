@@ -36,6 +36,7 @@ from services.cli import (
 from services.cli.errors import MEANINGS, CommandFailed, Exit, of_failure
 from services.cli.rendering import note
 from services.contracts.failures import Failure
+from services.runtime.abandonable import is_abandoned
 
 SERVER_COMMANDS_MODULE = "services.cli.run"
 """Has `app`, a Typer with the commands below. Importing it may take seconds."""
@@ -171,7 +172,12 @@ def _ended(code: Exit, message: str) -> int:
 
 def run() -> None:
     """The entry point."""
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    if is_abandoned():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

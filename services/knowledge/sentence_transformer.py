@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,6 +19,7 @@ from services.knowledge import batching
 from services.knowledge.embedder import Embeddings, Priority
 from services.knowledge.passages import Vector
 from services.knowledge.settings import PACKAGED_MODEL, EmbeddingSettings
+from services.runtime.abandonable import abandonable
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -125,7 +127,7 @@ class SentenceTransformerEmbedder:
         Raises:
             Rejected: there is no such model, or it cannot be served as it would want prompts or has no fast tokenizer.
         """
-        model = await asyncio.to_thread(_load, settings)
+        model = await abandonable(partial(_load, settings))
         return cls(Path(settings.model).name, model, settings)
 
     def token_spans(self, text: str) -> list[tuple[int, int]]:

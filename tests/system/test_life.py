@@ -6,9 +6,11 @@ import signal
 import subprocess
 from decimal import Decimal
 from pathlib import Path
+from time import sleep
 
 import grpc
 import psutil
+import pytest
 from headwater.ingest.v1 import ingest_pb2
 from headwater.ingest.v1.ingest_pb2_grpc import IngestServiceStub
 from headwater.retrieval.v1 import retrieval_pb2
@@ -127,3 +129,16 @@ async def test_logs_hold_no_secrets_and_no_text(tmp_path: Path) -> None:
     assert "acme" in log
     assert not re.search(r"abracadabra|hocuspocus|hw_[A-Za-z0-9]{12}_", log)
     assert platform.admin_key not in log
+
+
+@pytest.mark.parametrize("after_s", [3.0, 6.0])
+def test_whoever_stops_it_while_it_starts_need_not_wait(tmp_path: Path, after_s: float) -> None:
+    """The model that is still being loaded is abandoned; nothing is left running."""
+    process = subprocess.Popen(
+        (*COMMAND, "run", "all"), env=environment(tmp_path, {}), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    sleep(after_s)
+    process.terminate()
+    assert process.wait(30) in {0, -signal.SIGTERM}
+    commands = [" ".join(running.info["cmdline"] or ()) for running in psutil.process_iter(["cmdline"])]
+    assert not [command for command in commands if str(tmp_path) in command]
