@@ -31,10 +31,17 @@ async def set_budget(
     spent_so_far: Annotated[
         str, typer.Option(help="US dollars spent in this period before it was counted.", metavar="USD")
     ] = "",
+    threshold: Annotated[
+        list[int] | None,
+        typer.Option(help="Tell at this percent of the cap; repeat for more. 50, 80, 100.", min=1, max=100),
+    ] = None,
 ) -> Exit | None:
     """Set what a tenant, or one feature or key of it, may spend."""
     request = metering_pb2.SetBudgetRequest(
-        name=_name(tenant, feature, key_id, per), cap_usd=cap.lstrip("$"), spent_so_far_usd=spent_so_far.lstrip("$")
+        name=_name(tenant, feature, key_id, per),
+        cap_usd=cap.lstrip("$"),
+        spent_so_far_usd=spent_so_far.lstrip("$"),
+        thresholds=threshold or (),
     )
     budget = (await session.connection.metering.SetBudget(request, **session.connection.terms)).budget
     _show(session, [budget])

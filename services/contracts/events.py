@@ -24,6 +24,11 @@ TenantField = Annotated[TenantId, Field(pattern=TENANT_ID_PATTERN)]
 TokenCount = Annotated[int, Field(ge=0, le=MAX_TOKENS_PER_CALL)]
 Label = Annotated[str, Field(max_length=200)]
 Labels = Annotated[dict[Label, Label], Field(max_length=16)]
+MAX_USD_PER_CALL = 1_000_000_000
+"""More than the dearest price makes of the most tokens; sums of it overflow nowhere."""
+CallDollars = Annotated[
+    Decimal, Field(ge=0, le=MAX_USD_PER_CALL, max_digits=38, decimal_places=12, allow_inf_nan=False)
+]
 Dollars = Annotated[Decimal, Field(ge=0, max_digits=38, decimal_places=12, allow_inf_nan=False)]
 """US dollars, to the pico-dollar."""
 DocumentId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
@@ -144,7 +149,7 @@ class UsageSettled(Event):
     """A pseudonym of the person who asked."""
     labels: Labels = {}
     tokens: TokenUsage
-    cost_usd: Dollars
+    cost_usd: CallDollars
     price_source: Label
     """Which entry of the price book it was priced by."""
     estimated: bool = False
@@ -158,11 +163,11 @@ class UsageSettled(Event):
     """The provider did not tell the usage, or nobody believes it; whatever the price is worth."""
     batch: bool = False
     """The provider ran it in a batch, at its discount."""
-    without_cache_usd: Dollars | None = None
+    without_cache_usd: CallDollars | None = None
     """What it would have cost had the provider cached nothing; None: as much as it did."""
     reference_model: Label = ""
     """What would have answered without a cascade, as <provider>/<model>: the last stage of the policy."""
-    reference_usd: Dollars | None = None
+    reference_usd: CallDollars | None = None
     """What reference_model would have cost for this call's request, by estimate; None: not known."""
 
 

@@ -20,7 +20,7 @@ _Text = Annotated[str, msgspec.Meta(max_length=200)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS_PER_CALL)]
 # Python's $ lets a line break follow.
 _Tenant = Annotated[TenantId, msgspec.Meta(pattern=TENANT_ID_PATTERN.removesuffix("$") + r"\Z")]
-_Money = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,20}(\.[0-9]{1,12})?\Z")]
+_Money = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,12})?\Z")]
 
 
 class PlainTokens(msgspec.Struct, frozen=True, gc=False):

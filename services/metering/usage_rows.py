@@ -17,8 +17,8 @@ from services.metering.plain_usage import MAX_LATENCY_MS, PlainUsage, read_plain
 MAX_AHEAD = timedelta(days=1)
 MAX_AGE = timedelta(days=400)
 
-VERSION_SHIFT = 16
-"""Room below a row's version for as many prices that are put right later."""
+RERATED = 1 << 48
+"""Added to a row's version when it is priced anew: more than any place in a stream."""
 
 _KNOWN_VERSIONS = (1,)
 
@@ -66,8 +66,8 @@ def read_usage(subject: str, payload: bytes, stream_sequence: int, now: datetime
 def usage_columns(rows: Sequence[UsageRow], ingested_at: datetime, charge: Charge = at_cost) -> dict[str, list[Any]]:
     """The columns of `rows` for table usage_events.
 
-    The version grows with the sequence in the stream: what was told last counts, and an old delivery that comes late
-    replaces nothing. What stands in for the truth never replaces it, and to price a row anew adds 1 to its version.
+    The version is the sequence in the stream: what was told last counts, and an old delivery that comes late replaces
+    nothing. What stands in for the truth never replaces it, and nothing told again replaces what was priced anew.
     """
     events = [row.event for row in rows]
     tokens = [event.tokens for event in events]
@@ -107,7 +107,7 @@ def usage_columns(rows: Sequence[UsageRow], ingested_at: datetime, charge: Charg
         "schema_version": [e.schema_version for e in events],
         "js_seq": sequences,
         "ingested_at": [ingested_at] * len(events),
-        "version": [0 if e.provisional else s << VERSION_SHIFT for e, s in zip(events, sequences, strict=True)],
+        "version": [0 if e.provisional else s for e, s in zip(events, sequences, strict=True)],
     }
 
 

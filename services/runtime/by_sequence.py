@@ -82,7 +82,8 @@ class Sequences:
             raise self._away() from error
         if info.created is None:
             raise Busy("BUS_REFUSED", f"the bus does not say when stream {self._stream} was made")
-        return Standing(info.created, info.state.first_seq, info.state.last_seq, handled)
+        # Of a stream that nothing was told to yet the server says 0 and 0.
+        return Standing(info.created, max(1, info.state.first_seq), info.state.last_seq, handled)
 
     async def told_at(self, sequence: int) -> datetime | None:
         """When the first message from `sequence` on was stored; None: there is none."""

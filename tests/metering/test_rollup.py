@@ -11,7 +11,7 @@ from services.contracts.events import TokenUsage, UsageSettled, truncated_to_mil
 from services.metering.clickhouse import ClickHouse
 from services.metering.handlers import UsageHandler
 from services.metering.rollup import Rollup
-from services.metering.usage_rows import UsageRow, usage_columns
+from services.metering.usage_rows import RERATED, UsageRow, usage_columns
 
 Settled = Callable[..., UsageSettled]
 OVERLAP = timedelta(seconds=60)
@@ -129,15 +129,16 @@ async def test_a_crash_between_hours_and_days_is_made_good(clickhouse: ClickHous
     assert await total(clickhouse) == Decimal("1.000123456789")
 
 
-async def test_a_price_put_right_replaces_the_truth_and_not_what_was_told_later(
+async def test_a_price_put_right_replaces_the_truth_however_often_it_is_told(
     clickhouse: ClickHouse, settled: Settled
 ) -> None:
-    """A row stored again with the next version counts; one told again after it counts more."""
+    """Also when it is told again in a later place of the stream."""
     event = settled(cost_usd=Decimal(1))
     await put(clickhouse, [event], first_sequence=5)
     await clickhouse.rollup.command(
-        "INSERT INTO headwater.usage_events SELECT * REPLACE (toDecimal128(7, 12) AS cost_usd, version + 1 AS version, "
-        "now64(3) AS ingested_at) FROM headwater.usage_events FINAL"
+        "INSERT INTO headwater.usage_events SELECT * REPLACE (toDecimal128(7, 12) AS cost_usd, "
+        "version + {rerated:UInt64} AS version, now64(3) AS ingested_at) FROM headwater.usage_events FINAL",
+        {"rerated": RERATED},
     )
     await Rollup(clickhouse.rollup, OVERLAP).catch_up()
     assert await total(clickhouse) == Decimal(7)
@@ -146,7 +147,7 @@ async def test_a_price_put_right_replaces_the_truth_and_not_what_was_told_later(
     assert await total(clickhouse) == Decimal(7)
     await put(clickhouse, [event], first_sequence=6)
     await Rollup(clickhouse.rollup, OVERLAP).catch_up()
-    assert await total(clickhouse) == Decimal(1)
+    assert await total(clickhouse) == Decimal(7)
 
 
 async def test_nothing_new_is_nothing_to_do(clickhouse: ClickHouse, settled: Settled) -> None:

@@ -1,5 +1,6 @@
 """Which usage events are believed."""
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -141,4 +142,12 @@ def test_columns_are_as_long_as_the_batch(settled: Settled) -> None:
     rows = [read_usage(SUBJECT, settled().model_dump_json().encode(), n, NOW) for n in (3, 4)]
     columns = usage_columns(rows, NOW)
     assert {len(values) for values in columns.values()} == {2}
-    assert columns["version"] == [3 << 16, 4 << 16]
+    assert columns["version"] == [3, 4]
+
+
+@pytest.mark.parametrize("cost", ["1000000001", "99999999999999999999999999", "-1", "NaN"])
+def test_a_cost_that_no_call_can_have_is_rejected(settled: Settled, cost: str) -> None:
+    """Two such events would make every sum overflow."""
+    payload = settled().model_dump(mode="json") | {"cost_usd": cost}
+    with pytest.raises(Rejected, match="cost_usd"):
+        read_usage(SUBJECT, json.dumps(payload).encode(), 1, NOW)

@@ -88,3 +88,11 @@ async def test_what_was_given_up_is_known_by_its_sequence(bus: Bus, sequences: S
     assert await sequences.given_up(EPOCH) == {5}
     assert await sequences.given_up(datetime.now(UTC) + timedelta(minutes=1)) == set()
     assert await bus.sequences(USAGE_STREAM, "another").given_up(EPOCH) == set()
+
+
+async def test_a_stream_that_nothing_was_told_to_can_be_asked(bus: Bus) -> None:
+    """The server says that its first sequence is 0, and takes that for no request."""
+    empty = bus.sequences(USAGE_STREAM, "taker")
+    standing = await empty.standing()
+    assert (standing.first, standing.last) == (1, 0)
+    assert await empty.told_at(standing.first) is None

@@ -81,18 +81,21 @@ def drift(days: Sequence[Decimal], *, percent: Decimal, floor_usd: Decimal) -> D
     """Whether the last seven of fourteen days cost over `percent` and `floor_usd` more, or less, than the seven before.
 
     Each day is compared with the same weekday before. The difference must remain without the weekday that makes most of
-    it, so that one wild day is none; and six of the seven must have moved the same way, which chance does one time in
-    eight.
+    it, so that one wild day is none; and of the days that cost anything in either week, three at least, all but one
+    must have moved the same way, which chance does one time in eight for seven.
     """
     before, now = days[:7], days[7:]
     found = Drift(sum(now, Decimal(0)), sum(before, Decimal(0)))
-    if len(days) != 14 or not all(before):
+    if len(days) != 14 or not found.before_usd:
         return None
     sign = 1 if found.cost_usd > found.before_usd else -1
     moves = [sign * (after - earlier) for earlier, after in zip(before, now, strict=True)]
+    costing = sum(bool(earlier or after) for earlier, after in zip(before, now, strict=True))
     most = moves.index(max(moves))
     rest = Drift(found.cost_usd - now[most], found.before_usd - before[most])
-    if sum(move > 0 for move in moves) < 6 or abs(found.cost_usd - found.before_usd) < floor_usd:
+    if sum(move > 0 for move in moves) < max(2, costing - 1) or costing < 3:
+        return None
+    if abs(found.cost_usd - found.before_usd) < floor_usd or not rest.before_usd:
         return None
     return found if min(sign * found.percent, sign * rest.percent) > percent else None
 

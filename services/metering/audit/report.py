@@ -10,7 +10,6 @@ from typing import Final, Literal, NamedTuple
 from services.contracts.events import AlertRaised
 from services.metering.alerts.alert import PLATFORM, alert
 from services.metering.audit.ranges import SequenceRange, joined
-from services.metering.usage_rows import VERSION_SHIFT
 
 MAX_RANGES: Final = 1000
 """That a report lists; it counts them all."""
@@ -41,12 +40,7 @@ def verdict(sequence: int, version: int, rows: Iterable[StoredRow]) -> Verdict:
     rows = list(rows)
     if any(row.sequence == sequence for row in rows):
         return Verdict.STORED
-    return Verdict.DUPLICATE if any(_told_version(row) >= version for row in rows) else Verdict.MISSING
-
-
-def _told_version(row: StoredRow) -> int:
-    # The first release gave told rows their bare sequence as the version.
-    return row.version if row.provisional else max(row.version, row.sequence << VERSION_SHIFT)
+    return Verdict.DUPLICATE if any(row.version >= version for row in rows) else Verdict.MISSING
 
 
 @dataclass

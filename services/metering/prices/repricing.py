@@ -35,7 +35,6 @@ class Call:
     model: str
     tokens: TokenUsage
     batch: bool
-    provisional: bool
     tokens_estimated: bool
     pricing: Pricing
 
@@ -89,17 +88,12 @@ class Difference:
 def repriced(call: Call, book: PriceBook) -> Pricing:
     """How `book` prices the call."""
     before = call.pricing
-    if call.provisional:
-        # It stands for the most that the call could cost, until the truth comes.
-        cost = book.most(call.provider, call.model, call.tokens, call.event_time)
-        without_cache_usd = cost.usd
-    else:
-        cost = book.cost(call.provider, call.model, call.tokens, call.event_time, batch=call.batch)
-        without_cache_usd = cost.usd
-        if call.tokens.cache_read or call.tokens.cache_write:
-            without_cache_usd = book.without_cache(
-                call.provider, call.model, call.tokens, call.event_time, batch=call.batch
-            )
+    cost = book.cost(call.provider, call.model, call.tokens, call.event_time, batch=call.batch)
+    without_cache_usd = cost.usd
+    if call.tokens.cache_read or call.tokens.cache_write:
+        without_cache_usd = book.without_cache(
+            call.provider, call.model, call.tokens, call.event_time, batch=call.batch
+        )
     if before.price_source.startswith("own:") and not cost.price_source.startswith(("own:", "book:")):
         # A producer's settings priced it, which need not be ours: only the book, which is everyone's, overrules them.
         charged_usd = book.charged(call.tenant, before.cost_usd, call.event_time)

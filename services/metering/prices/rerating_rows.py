@@ -11,6 +11,7 @@ from services.contracts.tenants import TenantId
 from services.metering.clickhouse import Row
 from services.metering.prices.closing import month_of
 from services.metering.prices.repricing import Adjusted, Call, Pricing, adjustment_id
+from services.metering.usage_rows import RERATED
 
 PRICED = (
     "event_id",
@@ -24,7 +25,6 @@ PRICED = (
     "output_tokens",
     "reasoning_tokens",
     "batch",
-    "provisional",
     "tokens_estimated",
     "cost_usd",
     "charged_usd",
@@ -62,7 +62,10 @@ Change: TypeAlias = tuple[Found, Pricing, Pricing]
 
 
 def reading(columns: Sequence[str]) -> str:
-    """The next batch of an hour's calls in the order of the primary key, with what was booked for each."""
+    """The next batch of an hour's calls in the order of the primary key, with what was booked for each.
+
+    What stands in for a call is left out: the truth may replace it, and an adjustment of it would stay billed.
+    """
     names = ", ".join(f"call.{name}" for name in columns)
     return f"""
 SELECT {names}, booked.n, booked.cost, booked.charged
@@ -75,6 +78,7 @@ FROM
         AND event_time < fromUnixTimestamp64Milli({{end:Int64}}, 'UTC')
         AND ({{tenant:String}} = '' OR tenant_id = {{tenant:String}})
         AND ({{model:String}} = '' OR concat(provider, '/', model) = {{model:String}})
+        AND NOT provisional
         AND (tenant_id, event_id) > ({{after_tenant:String}}, {{after_event:UUID}})
     ORDER BY tenant_id, event_id
     LIMIT {{limit:UInt32}}
@@ -107,7 +111,6 @@ def found(columns: Sequence[str], row: Row) -> Found:
             reasoning=values["reasoning_tokens"],
         ),
         batch=values["batch"],
-        provisional=values["provisional"],
         tokens_estimated=values["tokens_estimated"],
         pricing=Pricing(
             values["cost_usd"],
@@ -130,7 +133,7 @@ def rerated_columns(changes: Sequence[Change], ingested_at: datetime) -> dict[st
         "without_cache_usd": [pricing.without_cache_usd for pricing in pricings],
         "price_source": [pricing.price_source for pricing in pricings],
         "estimated": [pricing.estimated for pricing in pricings],
-        "version": [row["version"] + 1 for row in rows],
+        "version": [row["version"] + RERATED for row in rows],
         # The rollup finds rows by this time.
         "ingested_at": [ingested_at] * len(rows),
     }

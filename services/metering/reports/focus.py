@@ -76,6 +76,7 @@ class FocusExport:
             "max_result_bytes": self._max_bytes,
             "result_overflow_mode": "throw",
             "date_time_output_format": "iso",
+            "format_csv_null_representation": "",
         }
         sql = (
             f"SELECT * FROM headwater.focus_costs WHERE x_BookedDate >= toDate('{first}') "  # noqa: S608 - days

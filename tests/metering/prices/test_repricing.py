@@ -56,11 +56,10 @@ def a_call(
     tokens_estimated: bool = False,
     *,
     book: PriceBook,
-    provisional: bool = False,
 ) -> Call:
     """A call as `book` prices it."""
     unpriced = Pricing(Decimal(0), Decimal(0), Decimal(0), "", estimated=False)
-    call = Call(uuid4(), NOW, TenantId(tenant), "a", model, tokens, batch, provisional, tokens_estimated, unpriced)
+    call = Call(uuid4(), NOW, TenantId(tenant), "a", model, tokens, batch, tokens_estimated, unpriced)
     return replace(call, pricing=repriced(call, book))
 
 
@@ -109,13 +108,6 @@ def test_what_lacked_a_price_alone_is_no_estimate_once_it_has_one() -> None:
         call = a_call(model="new", tokens_estimated=tokens_estimated, book=unknown)
         assert call.pricing.estimated
         assert repriced(call, priced).estimated == tokens_estimated
-
-
-def test_what_stands_in_for_the_truth_stays_the_most_it_can_be() -> None:
-    """Its input may all have been written to a cache."""
-    book = book_of("prices: [{model: a/b, per_million: {input: 1, cache_write: 5}}]")
-    call = a_call(book=book, provisional=True, tokens_estimated=True)
-    assert (call.pricing.cost_usd, call.pricing.estimated) == (Decimal("0.005"), True)
 
 
 def test_a_producers_own_price_yields_to_the_book_alone() -> None:

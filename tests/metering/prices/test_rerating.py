@@ -16,7 +16,7 @@ from services.metering.handlers import UsageHandler
 from services.metering.prices.closing import MonthClosing
 from services.metering.prices.rerating import Rerating, Scope
 from services.metering.rollup import Rollup
-from services.metering.usage_rows import UsageRow
+from services.metering.usage_rows import RERATED, UsageRow
 
 Settled = Callable[..., UsageSettled]
 OCTOBER, NOVEMBER = datetime(2026, 10, 31, 22, 30, tzinfo=UTC), datetime(2026, 11, 3, 9, 15, tzinfo=UTC)
@@ -182,17 +182,28 @@ async def test_all_else_of_a_row_stays(ledger: Ledger) -> None:
     assert await ledger.rows(other) == before
     priced = "SELECT cost_usd, charged_usd, without_cache_usd, price_source, version FROM headwater.usage_events"
     assert await ledger.rows(priced) == [
-        (Decimal("0.00157"), Decimal("0.001884"), Decimal("0.00227"), "book:2:openai/m-1", version + 1)
+        (Decimal("0.00157"), Decimal("0.001884"), Decimal("0.00227"), "book:2:openai/m-1", version + RERATED)
     ]
 
 
-async def test_the_truth_replaces_a_rerated_estimate(ledger: Ledger) -> None:
-    """And a late delivery of what was re-rated replaces nothing."""
+async def test_what_was_rerated_and_is_told_again_keeps_its_price(ledger: Ledger) -> None:
+    """A producer that tells an event once more, long after, brings no old price back."""
+    event = await ledger.tell(NOVEMBER, TokenUsage(uncached_input=1000))
+    ledger.book.adopt(2, parse_price_file(DEAR))
+    await ledger.rerating.run(BOTH, dry_run=False)
+    priced = "SELECT cost_usd, price_source FROM headwater.usage_events"
+    before = await ledger.rows(priced)
+    await ledger.tell(NOVEMBER, TokenUsage(uncached_input=1000), event_id=event.event_id)
+    assert await ledger.rows(priced) == before == [(Decimal("0.0015"), "book:2:openai/m-1")]
+
+
+async def test_what_stands_in_for_a_call_is_left_to_the_truth(ledger: Ledger) -> None:
+    """An adjustment of it would stay billed when the truth comes."""
     stand_in = await ledger.tell(NOVEMBER, TokenUsage(uncached_input=9000), provisional=True, estimated=True)
     ledger.book.adopt(2, parse_price_file(DEAR))
     await ledger.rerating.run(BOTH, dry_run=False)
     estimate = "SELECT cost_usd, estimated FROM headwater.usage_events"
-    assert await ledger.rows(estimate) == [(Decimal("0.0135"), True)]
+    assert await ledger.rows(estimate) == [(stand_in.cost_usd, True)]
     await ledger.tell(NOVEMBER, TokenUsage(uncached_input=10), event_id=stand_in.event_id)
     assert await ledger.rows(estimate) == [(Decimal("0.000015"), False)]
 
