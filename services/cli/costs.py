@@ -1,19 +1,18 @@
 """`headwater costs`: what was spent, on what, by whom."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from decimal import Decimal
 from typing import Annotated
 
 import typer
-from google.protobuf.timestamp_pb2 import Timestamp
 from headwater.metering.v1 import metering_pb2
 from rich.table import Table
 from rich.text import Text
 
 from services.cli.client_command import Session, client_command
-from services.cli.durations import moment
 from services.cli.errors import CommandFailed, Exit
 from services.cli.rendering import aligned, as_json, plain, print_json, stdout, table
+from services.cli.timestamps import timestamp
 
 TIMEOUT = timedelta(minutes=1)
 _PAGE_ROWS = 10_000
@@ -61,8 +60,8 @@ async def costs(
         group_by=[metering_pb2.CostDimension.ValueType(_DIMENSIONS[name]) for name in dimensions],
         label=label,
         filters=_filters(filters or []),
-        start_time=_timestamp(since),
-        end_time=_timestamp(until) if until else None,
+        start_time=timestamp(since),
+        end_time=timestamp(until) if until else None,
         page_size=_PAGE_ROWS,
     )
     rows: list[metering_pb2.CostRow] = []
@@ -115,16 +114,6 @@ def _filters(texts: list[str]) -> list[metering_pb2.CostFilter]:
         )
         for (name, label, exclude), values in found.items()
     ]
-
-
-def _timestamp(text: str) -> Timestamp:
-    try:
-        time = moment(text, datetime.now(UTC))
-    except ValueError as error:
-        raise CommandFailed(Exit.USAGE, str(error)) from None
-    stamp = Timestamp()
-    stamp.FromDatetime(time)
-    return stamp
 
 
 def _table(dimensions: list[str], rows: list[metering_pb2.CostRow], total_usd: str) -> Table:

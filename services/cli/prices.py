@@ -1,19 +1,18 @@
 """`headwater prices`: the price book, calls priced anew by it, and closed months."""
 
 import sys
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Annotated
 
 import typer
-from google.protobuf.timestamp_pb2 import Timestamp
 from headwater.metering.v1 import prices_pb2 as pb
 from rich.table import Table
 
 from services.cli.client_command import Session, client_command
 from services.cli.document_files import read_document, tell_problems
-from services.cli.durations import moment
 from services.cli.errors import CommandFailed, Exit
 from services.cli.rendering import aligned, as_json, clean, local_time, one_line, plain, print_json, stdout, table, usd
+from services.cli.timestamps import timestamp
 
 app = typer.Typer(
     help="Put, check and show prices, price calls anew, close months (docs/prices.md).", rich_markup_mode="rich"
@@ -121,8 +120,8 @@ async def rerate(
 ) -> Exit | None:
     """Price calls anew by the current price book. Closed months get adjustments, their statements stay."""
     request = pb.RerateRequest(
-        start_time=_timestamp(since),
-        end_time=_timestamp(until or "0.001s"),
+        start_time=timestamp(since),
+        end_time=timestamp(until or "0.001s"),
         tenant_id=tenant,
         model=model,
         dry_run=not apply,
@@ -168,7 +167,7 @@ async def _show_price(session: Session, model: str, at: str, tenant: str) -> Exi
     provider, slash, name = model.partition("/")
     if not slash:
         raise CommandFailed(Exit.USAGE, f"a model is named with its provider, as openai/gpt-4o, not {model!r}")
-    request = pb.GetPriceRequest(provider=provider, model=name, at=_timestamp(at) if at else None, tenant_id=tenant)
+    request = pb.GetPriceRequest(provider=provider, model=name, at=timestamp(at) if at else None, tenant_id=tenant)
     price = await session.connection.prices.GetPrice(request, **session.connection.terms)
     if session.json:
         print_json(as_json(price))
@@ -234,16 +233,6 @@ def _differences(report: pb.RerateResponse) -> Table:
     for column, footer in zip(listing.columns, footers, strict=True):
         column.footer = footer
     return listing
-
-
-def _timestamp(text: str) -> Timestamp:
-    try:
-        time = moment(text, datetime.now(UTC))
-    except ValueError as error:
-        raise CommandFailed(Exit.USAGE, str(error)) from None
-    stamp = Timestamp()
-    stamp.FromDatetime(time)
-    return stamp
 
 
 def _month(text: str) -> str:

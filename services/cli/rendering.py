@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from services.contracts.amounts import plain as plain_amount
+
 PIPED_WIDTH = 200
 """Columns when nobody watches: a table that a program reads should not be folded at 80."""
 
@@ -180,8 +182,7 @@ def size(byte_count: int) -> str:
 
 def usd(amount: str) -> str:
     """A decimal amount without an exponent and without idle zeros; no digit that counts is lost."""
-    text = format(Decimal(amount or 0), "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    return plain_amount(Decimal(amount or 0))
 
 
 def aligned(amounts: list[str]) -> list[str]:

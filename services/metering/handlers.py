@@ -9,6 +9,7 @@ from services.contracts.failures import Busy, Rejected
 from services.contracts.tenants import TenantId
 from services.metering.clickhouse import Connection
 from services.metering.usage_rows import Charge, UsageRow, at_cost, read_usage, usage_columns
+from services.runtime.delivery import GivenUp
 from services.runtime.telemetry import log
 
 _BACKOFF = tuple(timedelta(seconds=s) for s in (1, 2, 5, 10))
@@ -21,24 +22,8 @@ KnownTenant = Callable[[TenantId], Awaitable[bool]]
 """Whether there is such a tenant; raises ``Busy`` when that cannot be told now."""
 
 
-class Message(Protocol):
+class Message(GivenUp, Protocol):
     """What is needed of a delivery."""
-
-    @property
-    def subject(self) -> str:
-        """Where it was told."""
-
-    @property
-    def payload(self) -> bytes:
-        """The event."""
-
-    @property
-    def stream_sequence(self) -> int:
-        """Where it lies in its stream."""
-
-    @property
-    def deliveries(self) -> int:
-        """How often it was delivered, this time included."""
 
     async def dead_letter(self, reason: str) -> None:
         """Keep a copy with `reason` and never deliver it again."""

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from services.contracts.failures import Busy
 from services.metering.clickhouse import Connection
 from services.runtime.telemetry import log
+from services.runtime.waiting import set_within
 
 HOURS_AT_A_TIME = 24
 DAYS_AT_A_TIME = 7
@@ -165,7 +166,7 @@ class Rollup:
         again = True
         stored.set()
         while not stopping.is_set():
-            came = await _set_within(stored, self._overlap if again else None)
+            came = await set_within(stored, self._overlap.total_seconds() if again else None)
             stored.clear()
             again = came
             started, rest = time.monotonic(), interval
@@ -178,13 +179,4 @@ class Rollup:
             except Exception as error:  # noqa: BLE001 - costs would stand still for good
                 log.error("rollup stumbled", exc_info=error)
                 stored.set()
-            await _set_within(stopping, rest)
-
-
-async def _set_within(event: asyncio.Event, limit: timedelta | None) -> bool:
-    try:
-        async with asyncio.timeout(None if limit is None else limit.total_seconds()):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True
+            await set_within(stopping, rest.total_seconds())

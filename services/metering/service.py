@@ -105,14 +105,13 @@ async def running(
         calls = await stack.enter_async_context(
             webhook_calls(private_networks=settings.webhook_private_networks, time_limit=settings.webhook_timeout)
         )
-        webhooks = Webhooks(await bus.bucket(WEBHOOKS_BUCKET), await bus.bucket(TENANTS_BUCKET), bus)
+        webhooks = Webhooks(await bus.bucket(WEBHOOKS_BUCKET), tenants, bus)
         if api:
             server.add(add_WebhookServiceServicer_to_server, WebhookRpc(webhooks, calls))
         if worker:
             await stack.enter_async_context(_alerting(settings, clickhouse, bus, plans, webhooks, calls))
             await stack.enter_async_context(accounting(settings, clickhouse, bus, prices.book.charged, stored))
-            buckets = await bus.bucket(TENANTS_BUCKET), await bus.bucket(BUDGETS_BUCKET)
-            reference = ReferenceTables(clickhouse.rollup, *buckets, plans)
+            reference = ReferenceTables(clickhouse.rollup, tenants, await bus.bucket(BUDGETS_BUCKET), plans)
             await stack.enter_async_context(reference.keeping_level())
             await stack.enter_async_context(background(audit_repeatedly(audit, settings)))
         yield

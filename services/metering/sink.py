@@ -8,6 +8,7 @@ from typing import Generic, Protocol
 from services.contracts.failures import Busy
 from services.metering.handlers import M, Settling, UsageHandler
 from services.runtime.telemetry import log
+from services.runtime.waiting import set_within
 
 _IDLE_WAIT = timedelta(seconds=1)
 """Also how long stopping may take when nothing comes in."""
@@ -50,7 +51,7 @@ class Sink(Generic[M]):
                 log.warning("usage waits", reason=failure.reason, detail=failure.message)
             except Exception as error:  # noqa: BLE001 - a sink that dies silently stops the accounting for good
                 log.error("sink stumbled", exc_info=error)
-            await _unless(stopping, _PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
+            await set_within(stopping, _PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
             failures += 1
 
     async def step(self) -> int:
@@ -66,11 +67,3 @@ class Sink(Generic[M]):
         if count:
             self._stored()
         return count
-
-
-async def _unless(stopping: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await stopping.wait()
-    except TimeoutError:
-        return

@@ -19,6 +19,7 @@ from services.contracts.failures import Busy
 from services.runtime.acked import Outgoing, Publisher, bus_away
 from services.runtime.delivery import DeadLetters, Delivery
 from services.runtime.direct import DirectClient, read_headers
+from services.runtime.waiting import set_within
 
 _REQUEST_S = 5.0
 _MARGIN_S = 1.0
@@ -78,8 +79,8 @@ class Batches:
             Busy: the bus is away, or there is no such consumer any more.
         """
         await self._ask()
-        if await _within(self._any, max_wait.total_seconds()):
-            await _within(self._full, self._first_at + linger.total_seconds() - self._now())
+        if await set_within(self._any, max_wait.total_seconds()):
+            await set_within(self._full, self._first_at + linger.total_seconds() - self._now())
         if not self._waiting and self._refusal:
             refusal, self._refusal = self._refusal, ""
             raise Busy("BUS_AWAY", f"the bus does not deliver to {self._durable}: {refusal}")
@@ -158,10 +159,3 @@ class Batches:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
-
-
-async def _within(event: asyncio.Event, seconds: float) -> bool:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(max(0.0, seconds)):
-            await event.wait()
-    return event.is_set()

@@ -13,8 +13,8 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -161,22 +161,13 @@ class Bus:
         Raises:
             Busy: the stream does not exist or the bus is away.
         """
-        config = ConsumerConfig(
-            durable_name=durable,
-            filter_subject=subject,
-            ack_policy=AckPolicy.EXPLICIT,
-            ack_wait=ack_wait.total_seconds(),
-            max_deliver=-1,
-            max_ack_pending=max_ack_pending,
-            deliver_policy=DeliverPolicy.ALL if since is None else DeliverPolicy.BY_START_TIME,
-            opt_start_time=since,
-            inactive_threshold=None if since is None else stream.max_age.total_seconds(),
-        )
-        try:
+        config = _consumer(durable, subject, ack_wait, max_ack_pending)
+        if since is not None:
+            config.deliver_policy, config.opt_start_time = DeliverPolicy.BY_START_TIME, since
+            config.inactive_threshold = stream.max_age.total_seconds()
+        with _consuming(stream):
             await self._js.add_consumer(stream.name, config)
             pulled = await self._js.pull_subscribe_bind(durable=durable, stream=stream.name)
-        except (nats.errors.Error, TimeoutError) as error:
-            raise Busy("BUS_AWAY", f"cannot consume stream {stream.name}: run `headwater streams apply`") from error
         return Puller(pulled, durable, self._dead_letters)
 
     def sequences(self, stream: StreamSpec, durable: str) -> Sequences:
@@ -223,18 +214,8 @@ class Bus:
         Raises:
             Busy: the stream does not exist or the bus is away.
         """
-        config = ConsumerConfig(
-            durable_name=durable,
-            filter_subject=subject,
-            ack_policy=AckPolicy.EXPLICIT,
-            ack_wait=ack_wait.total_seconds(),
-            max_deliver=-1,
-            max_ack_pending=_SHARING * 2 * most,
-        )
-        try:
-            await self._js.add_consumer(stream.name, config)
-        except (nats.errors.Error, TimeoutError) as error:
-            raise Busy("BUS_AWAY", f"cannot consume stream {stream.name}: run `headwater streams apply`") from error
+        with _consuming(stream):
+            await self._js.add_consumer(stream.name, _consumer(durable, subject, ack_wait, _SHARING * 2 * most))
         batches = Batches(self._client, self.publisher, self._dead_letters, stream.name, durable, most)
         await batches.open()
         try:
@@ -304,6 +285,26 @@ class Bus:
                     replicas=self._settings.replicas,
                 )
             )
+
+
+def _consumer(durable: str, subject: str, ack_wait: timedelta, max_ack_pending: int) -> ConsumerConfig:
+    return ConsumerConfig(
+        durable_name=durable,
+        filter_subject=subject,
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=ack_wait.total_seconds(),
+        max_deliver=-1,
+        max_ack_pending=max_ack_pending,
+        deliver_policy=DeliverPolicy.ALL,
+    )
+
+
+@contextmanager
+def _consuming(stream: StreamSpec) -> Iterator[None]:
+    try:
+        yield
+    except (nats.errors.Error, TimeoutError) as error:
+        raise Busy("BUS_AWAY", f"cannot consume stream {stream.name}: run `headwater streams apply`") from error
 
 
 def outgoing(owner: str, event: Event, *, message_id: str = "") -> Outgoing:

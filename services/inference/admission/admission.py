@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
+from services.contracts.amounts import plain
 from services.contracts.budgets import MONEY, TRAFFIC, pico, usd
 from services.contracts.failures import Busy, Exhausted
 from services.inference.admission.book import Book, Spender
@@ -226,7 +227,7 @@ class Entry:
             left = usd(self._ceiling_pico - committed)
             raise NoRoom(
                 "BUDGET_EXHAUSTED",
-                f"the call could cost ${_plain(hold.worst_usd)} and ${_plain(left)} are left of what the plan allows "
+                f"the call could cost ${plain(hold.worst_usd)} and ${plain(left)} are left of what the plan allows "
                 "one request; ask for fewer tokens or a cheaper model",
                 metadata={"limit": "max_request_usd", "scope": "request", "period": "request"},
             )
@@ -237,13 +238,8 @@ def _budget_refusal(line: LedgerLine, total: int, worst: int, now: datetime) -> 
     left = max(cap - usd(sum(MONEY.unpack(total - worst))), Decimal(0))
     return NoRoom(
         "BUDGET_EXHAUSTED",
-        f"the call could cost ${_plain(usd(sum(MONEY.unpack(worst))))} and ${_plain(left)} are left of the {length}'s "
-        f"budget of ${_plain(cap)}; raise the budget, or retry when the {length} is over",
+        f"the call could cost ${plain(usd(sum(MONEY.unpack(worst))))} and ${plain(left)} are left of the {length}'s "
+        f"budget of ${plain(cap)}; raise the budget, or retry when the {length} is over",
         retry_after=max(line.ends_at - now, timedelta(seconds=1)),
         metadata={"limit": f"usd_per_{length}", "scope": line.scope, "period": line.period},
     )
-
-
-def _plain(amount: Decimal) -> str:
-    text = f"{amount:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -6,9 +6,10 @@ from typing import Final
 from headwater.metering.v1 import metering_pb2 as pb
 from headwater.metering.v1.metering_pb2_grpc import MeteringServiceServicer
 
+from services.contracts.amounts import plain
 from services.metering.audit.audit import Audit
 from services.metering.audit.ranges import SequenceRange
-from services.metering.rpc.translation import Context, plain
+from services.metering.rpc.translation import Context
 from services.runtime.calls import time_left
 
 _SHARE_OF_DEADLINE: Final = 0.7

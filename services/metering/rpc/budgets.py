@@ -7,11 +7,12 @@ from typing import Final
 from headwater.metering.v1 import metering_pb2 as pb
 from headwater.metering.v1.metering_pb2_grpc import MeteringServiceServicer
 
+from services.contracts.amounts import plain
 from services.contracts.budgets import THRESHOLDS, Budget, Period
 from services.contracts.failures import Missing
 from services.contracts.tenants import TenantId, tenant_id
 from services.metering.budgets import Budgets, BudgetStatus, checked_scope
-from services.metering.rpc.translation import Context, plain, stamp_of
+from services.metering.rpc.translation import Context, stamp_of
 from services.runtime.identity import caller
 
 _PERIODS: Final[dict["pb.BudgetPeriod.ValueType", Period]] = {

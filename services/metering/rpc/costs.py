@@ -6,10 +6,11 @@ from typing import Final
 from headwater.metering.v1 import metering_pb2 as pb
 from headwater.metering.v1.metering_pb2_grpc import MeteringServiceServicer
 
+from services.contracts.amounts import plain
 from services.metering.reports.cost_statements import PERIODS, CostFilter, Dimension
 from services.metering.reports.costs import CostQuery, Costs, CostSum, visible_to
 from services.metering.reports.sql import SqlRunner
-from services.metering.rpc.translation import Context, plain, time_of
+from services.metering.rpc.translation import Context, time_of
 from services.metering.tenants import ADMIN_SCOPE
 from services.runtime.identity import caller
 

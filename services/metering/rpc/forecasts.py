@@ -5,11 +5,12 @@ from datetime import UTC, datetime
 from headwater.metering.v1 import metering_pb2 as pb
 from headwater.metering.v1.metering_pb2_grpc import MeteringServiceServicer
 
+from services.contracts.amounts import plain
 from services.contracts.failures import Missing
 from services.contracts.tenants import TenantId, tenant_id
 from services.metering.reports.costs import Everyone, visible_to
 from services.metering.reports.forecasts import Forecasts, MonthForecast
-from services.metering.rpc.translation import Context, plain
+from services.metering.rpc.translation import Context
 from services.metering.tenants import ADMIN_SCOPE
 from services.runtime.identity import caller
 

@@ -6,6 +6,7 @@ from typing import Final
 from headwater.metering.v1 import prices_pb2 as pb
 from headwater.metering.v1.prices_pb2_grpc import PriceServiceServicer
 
+from services.contracts.amounts import plain
 from services.contracts.price import Price
 from services.contracts.price_file import ALWAYS, NEVER, parse_price_file
 from services.metering.prices.closing import ClosedMonth, MonthClosing, parsed_month
@@ -13,7 +14,7 @@ from services.metering.prices.repricing import Difference
 from services.metering.prices.rerating import Group, Report, Rerating, Scope
 from services.metering.prices.store import PriceStore, PriceVersion
 from services.metering.prices.table import PriceTable
-from services.metering.rpc.translation import Context, plain, stamp_of, time_of
+from services.metering.rpc.translation import Context, stamp_of, time_of
 from services.runtime.identity import caller
 
 MOST_DIFFERENCES: Final = 1000

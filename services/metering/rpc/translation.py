@@ -1,7 +1,6 @@
-"""Amounts and times to and from protobuf."""
+"""Times to and from protobuf."""
 
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any, TypeAlias
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -10,12 +9,6 @@ from grpc.aio import ServicerContext
 from services.contracts.failures import Rejected
 
 Context: TypeAlias = ServicerContext[Any, Any]
-
-
-def plain(amount: Decimal) -> str:
-    """A decimal number without an exponent and without zeros at its end."""
-    text = f"{amount:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def time_of(stamp: Timestamp) -> datetime:
