@@ -128,9 +128,14 @@ def _whole(answer: inference_pb2.Answer | None) -> inference_pb2.Answer:
 def _print_account(out: Console, answer: inference_pb2.Answer) -> None:
     if answer.status == _NO_ANSWER:
         out.print("The documents hold no answer to this. `headwater search` shows what comes nearest.")
-    if answer.citations:
+    guess = answer.guess
+    if guess.text:
+        out.print(Text(f"\nBest guess, {guess.confidence:.2f} from {one_line(guess.stage)}", style="bold"))
+        print_indented(out, plain(guess.text))
+    citations = answer.citations or guess.citations
+    if citations:
         out.print("\nSources", style="bold")
-    for citation in answer.citations:
+    for citation in citations:
         where = place(citation.page, list(citation.headings), citation.start_char, citation.end_char)
         source = Text(f"[{citation.number}] ", style="cyan").append_text(plain(citation.document_name, "bold"))
         out.print(source.append(f"  {where}", style="dim"))

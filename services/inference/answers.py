@@ -85,6 +85,15 @@ class StageReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Guess:
+    """A draft that is too likely wrong to be the answer."""
+
+    text: str
+    stage: str
+    citations: tuple[Citation, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """An answer and its account."""
 
@@ -93,6 +102,7 @@ class Answer:
     status: AnswerStatus
     stage: str
     confidence: float
+    """In the text or, without one, in the guess."""
     citations: tuple[Citation, ...]
     tool_calls: tuple[ToolCall, ...]
     stages: tuple[StageReport, ...]
@@ -100,6 +110,8 @@ class Answer:
     policy: str
     downgraded: bool
     target_quality_met: bool
+    guess: Guess | None = None
+    """Without an answer, the best draft there was."""
 
     @property
     def cost_usd(self) -> Decimal:

@@ -56,8 +56,9 @@ class Conclusion:
 
     status: AnswerStatus
     stage: str = ""
-    """Whose draft is the answer; empty when there is none."""
+    """Whose draft it is; empty when there is none."""
     draft: Draft | None = None
+    """The answer; without one, the best guess."""
     probability: float = 0.0
     """That the draft is right."""
 
@@ -164,7 +165,9 @@ class Cascade:
                 raise Busy("CASCADE_FAILED", f"no stage gave an answer; {'; '.join(self._failures)}")
             if self._skipped:
                 raise Exhausted("NO_STAGE_AFFORDABLE", f"no stage could be asked; {'; '.join(self._skipped)}")
-            return Conclusion(AnswerStatus.NO_ANSWER, probability=best.probability if best else 0.0)
+            if best is None:
+                return Conclusion(AnswerStatus.NO_ANSWER)
+            return Conclusion(AnswerStatus.NO_ANSWER, best.stage, best.draft, best.probability)
         return Conclusion(AnswerStatus.BEST_EFFORT, best.stage, best.draft, best.probability)
 
     def _leave(self) -> str:

@@ -15,8 +15,8 @@ from services.contracts.failures import Exhausted, Failure, Rejected
 from services.contracts.tenants import TenantId
 from services.inference.admission.admission import Admission, Entry, Spender
 from services.inference.admission.holds import Hold
-from services.inference.answers import Answer, Found, Question, StageReport
-from services.inference.cascade import Cascade, Decision, Verdict
+from services.inference.answers import Answer, Found, Guess, Question, StageReport
+from services.inference.cascade import AnswerStatus, Cascade, Decision, Verdict
 from services.inference.drafts import Draft, NoRoom, Task
 from services.inference.generative import DEFAULT_OUTPUT_TOKENS
 from services.inference.planning import PlannedStage, Planner, Route
@@ -269,12 +269,14 @@ def _report(planned: PlannedStage, verdict: Verdict, meter: StageMeter, latency:
 
 def _delivered(run: _Run, found: Found) -> Answer:
     conclusion = run.cascade.conclusion()
-    draft = conclusion.draft or Draft("")
+    best = conclusion.draft or Draft("")
+    answered = conclusion.status is not AnswerStatus.NO_ANSWER
+    draft = best if answered else Draft("")
     return Answer(
         request_id=run.question.request_id,
         text=draft.text,
         status=conclusion.status,
-        stage=conclusion.stage,
+        stage=conclusion.stage if answered else "",
         confidence=conclusion.probability,
         citations=draft.citations,
         tool_calls=draft.tool_calls,
@@ -283,6 +285,7 @@ def _delivered(run: _Run, found: Found) -> Answer:
         policy=run.route.version,
         downgraded=run.downgraded,
         target_quality_met=_quality_met(run),
+        guess=None if answered or best.empty else Guess(best.text, conclusion.stage, best.citations),
     )
 
 

@@ -12,7 +12,7 @@ from headwater.inference.v1.inference_pb2_grpc import InferenceServiceServicer
 
 from services.contracts.failures import Rejected
 from services.contracts.tenants import TenantId
-from services.inference.answers import Answer, Attribution, Limits, Question, StageReport
+from services.inference.answers import Answer, Attribution, Guess, Limits, Question, StageReport
 from services.inference.cascade import AnswerStatus, Decision
 from services.inference.drafts import Citation
 from services.inference.generate import Generate
@@ -165,6 +165,13 @@ def _answer(answer: Answer) -> pb.Answer:
         policy=answer.policy,
         downgraded=answer.downgraded,
         target_quality_met=answer.target_quality_met,
+        guess=None if answer.guess is None else _guess(answer.guess, answer.confidence),
+    )
+
+
+def _guess(guess: Guess, confidence: float) -> pb.Guess:
+    return pb.Guess(
+        text=guess.text, stage=guess.stage, confidence=confidence, citations=map(_citation, guess.citations)
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from headwater.ingest.v1.ingest_pb2_grpc import add_IngestServiceServicer_to_server
 
-from services.contracts.events import DocumentAccepted
+from services.contracts.events import DocumentAccepted, DocumentDeleted, DocumentFailed, DocumentIndexed
 from services.contracts.prices import PriceBook
 from services.contracts.streams import DOCUMENTS_BUCKET, DOCUMENTS_STREAM, TURNS_BUCKET
 from services.ingest.accepting import Accepting, keep_announcing
@@ -27,6 +27,7 @@ from services.knowledge.passages import Chunk
 from services.knowledge.store import VectorStore
 from services.runtime.bus import Bus
 from services.runtime.delivery import Subscription
+from services.runtime.inspecting import inspecting
 from services.runtime.outbox import Outbox
 from services.runtime.rpc import RpcServer
 
@@ -109,5 +110,8 @@ async def working(
                 handlers.on_document_given_up,
                 drain_timeout=drain_timeout,
             )
+        )
+        await stack.enter_async_context(
+            inspecting(bus, NAME, DOCUMENTS_STREAM, DocumentIndexed, DocumentFailed, DocumentDeleted)
         )
         yield

@@ -12,11 +12,13 @@ from headwater.metering.v1.tenants_pb2_grpc import add_TenantServiceServicer_to_
 from headwater.metering.v1.webhooks_pb2_grpc import add_WebhookServiceServicer_to_server
 
 from services.contracts.budgets import Budget
+from services.contracts.events import AlertRaised, BudgetThresholdReached
 from services.contracts.streams import ALERTS_STREAM, BUDGETS_BUCKET, TENANTS_BUCKET, USAGE_STREAM, WEBHOOKS_BUCKET
 from services.contracts.tenant_record import TenantRecord
 from services.metering.accounting import USAGE_DURABLE, accounting
 from services.metering.alerts.alerting import Alerting
 from services.metering.alerts.budget_alerts import BudgetAlerts
+from services.metering.alerts.key_spending import KeySpending
 from services.metering.alerts.watching import AlertWatch
 from services.metering.alerts.webhook_calls import WebhookCalls, webhook_calls
 from services.metering.alerts.webhook_delivery import WebhookDelivery
@@ -47,6 +49,7 @@ from services.metering.tenants import Tenants
 from services.runtime.background import background
 from services.runtime.bus import Bus
 from services.runtime.identity import KeyStore
+from services.runtime.inspecting import inspecting
 from services.runtime.mirror import Mirror
 from services.runtime.rpc import RpcServer
 from services.runtime.telemetry import log
@@ -114,6 +117,9 @@ async def running(
             reference = ReferenceTables(clickhouse.rollup, tenants, await bus.bucket(BUDGETS_BUCKET), plans)
             await stack.enter_async_context(reference.keeping_level())
             await stack.enter_async_context(background(audit_repeatedly(audit, settings)))
+            await stack.enter_async_context(
+                inspecting(bus, "metering", ALERTS_STREAM, BudgetThresholdReached, AlertRaised)
+            )
         yield
 
 
@@ -129,7 +135,8 @@ async def _alerting(
     budgets = Mirror(await bus.bucket(BUDGETS_BUCKET), Budget.model_validate_json)
     tenants = Mirror(await bus.bucket(TENANTS_BUCKET), TenantRecord.model_validate_json)
     records = Mirror(await bus.bucket(WEBHOOKS_BUCKET), WebhookRecord.model_validate_json)
-    looking = BudgetAlerts(clickhouse.reader, bus.counters, budgets, tenants, plans, ForecastingProcess())
+    keys = KeySpending(clickhouse, settings)
+    looking = BudgetAlerts(clickhouse.reader, keys, bus.counters, budgets, tenants, plans, ForecastingProcess())
     alerting = Alerting(clickhouse, looking, partial(bus.publish, "metering"), settings)
     async with (
         budgets.watching(),

@@ -90,6 +90,25 @@ async def test_the_answer_comes_with_its_sources_stages_and_cost(
     assert script.sent("GenerateStream")[0].feature == "help"
 
 
+async def test_without_an_answer_the_best_guess_is_shown_as_such(
+    headwater: Headwater, script: Script, tenant_key: str
+) -> None:
+    """With its confidence, its stage and its source; nothing reads like an answer."""
+    guess = inference_pb2.Guess(
+        text="Ninety days [1].",
+        stage="local/extract-20",
+        confidence=0.12,
+        citations=[inference_pb2.Citation(number=1, document_name="a.md", end_char=9, quote="ok")],
+    )
+    none = inference_pb2.Answer(status=inference_pb2.ANSWER_STATUS_NO_ANSWER, confidence=0.12, guess=guess)
+    script.answers["GenerateStream"] = lambda request: [inference_pb2.GenerateStreamResponse(answer=none)]
+    ended = await headwater("ask", "x")
+    lines = [" ".join(line.split()) for line in ended.out.splitlines() if line.strip()]
+    assert lines[0].startswith("The documents hold no answer to this.")
+    assert lines[1:3] == ["Best guess, 0.12 from local/extract-20", "Ninety days [1]."]
+    assert "[1] a.md chars 0-9" in lines
+
+
 async def test_text_of_documents_cannot_steer_the_terminal(
     headwater: Headwater, script: Script, tenant_key: str
 ) -> None:

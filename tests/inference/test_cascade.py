@@ -3,7 +3,7 @@
 import pytest
 
 from services.contracts.failures import Busy, Exhausted, Rejected
-from services.inference.cascade import AnswerStatus, Cascade, Decision, Verdict
+from services.inference.cascade import AnswerStatus, Cascade, Conclusion, Decision, Verdict
 from services.inference.drafts import Draft
 from services.inference.policies.gates import judge
 from services.inference.policies.schema import Gate
@@ -153,12 +153,12 @@ def test_guesses_are_no_answer_only_when_every_stage_has_looked() -> None:
     assert "large: the provider cannot be reached" in raised.value.message
 
 
-def test_no_answer_comes_with_the_best_guesss_confidence() -> None:
+def test_no_answer_comes_with_the_best_guess() -> None:
     """Whoever wants to know how far off it was can."""
     cascade = _cascade()
     _take(cascade, *GUESS)
     _take(cascade, Draft("worse"), 0.05)
-    assert (cascade.conclusion().status, cascade.conclusion().probability) == (AnswerStatus.NO_ANSWER, 0.1)
+    assert cascade.conclusion() == Conclusion(AnswerStatus.NO_ANSWER, "small", *GUESS)
 
 
 def test_a_draft_that_nothing_judges_is_not_called_confident() -> None:

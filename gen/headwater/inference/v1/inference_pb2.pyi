@@ -65,8 +65,8 @@ class _AnswerStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AnswerSt
     ANSWER_STATUS_BEST_EFFORT: _AnswerStatus.ValueType  # 2
     """No stage met its gate and none was left: this is the best draft there was."""
     ANSWER_STATUS_NO_ANSWER: _AnswerStatus.ValueType  # 3
-    """Every stage looked and none found an answer that is more than a guess; the text is empty, and confidence is that of
-    the best draft.
+    """Every stage looked and none found an answer that is more than a guess; the text is empty, and the best draft stands
+    apart as the guess that it is.
     """
     ANSWER_STATUS_UNJUDGED: _AnswerStatus.ValueType  # 4
     """A stage whose gate takes any draft gave it, and nothing tells how good it is: no confidence is known."""
@@ -81,8 +81,8 @@ ANSWER_STATUS_CONFIDENT: AnswerStatus.ValueType  # 1
 ANSWER_STATUS_BEST_EFFORT: AnswerStatus.ValueType  # 2
 """No stage met its gate and none was left: this is the best draft there was."""
 ANSWER_STATUS_NO_ANSWER: AnswerStatus.ValueType  # 3
-"""Every stage looked and none found an answer that is more than a guess; the text is empty, and confidence is that of
-the best draft.
+"""Every stage looked and none found an answer that is more than a guess; the text is empty, and the best draft stands
+apart as the guess that it is.
 """
 ANSWER_STATUS_UNJUDGED: AnswerStatus.ValueType  # 4
 """A stage whose gate takes any draft gave it, and nothing tells how good it is: no confidence is known."""
@@ -301,6 +301,7 @@ class Answer(_message.Message):
     POLICY_FIELD_NUMBER: _builtins.int
     DOWNGRADED_FIELD_NUMBER: _builtins.int
     TARGET_QUALITY_MET_FIELD_NUMBER: _builtins.int
+    GUESS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Identifies the request in logs and cost tables."""
     text: _builtins.str
@@ -335,6 +336,10 @@ class Answer(_message.Message):
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
         """Tools the model wants called; only in a conversation that offers tools."""
 
+    @_builtins.property
+    def guess(self) -> Global___Guess:
+        """Without an answer, the best draft there was; unset when no stage gave one."""
+
     def __init__(
         self,
         *,
@@ -351,14 +356,53 @@ class Answer(_message.Message):
         policy: _builtins.str = ...,
         downgraded: _builtins.bool = ...,
         target_quality_met: _builtins.bool = ...,
+        guess: Global___Guess | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["guess", b"guess"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "confidence", b"confidence", "cost_usd", b"cost_usd", "downgraded", b"downgraded", "policy", b"policy", "request_id", b"request_id", "retrieval_cost_usd", b"retrieval_cost_usd", "stage", b"stage", "stages", b"stages", "status", b"status", "target_quality_met", b"target_quality_met", "text", b"text", "tool_calls", b"tool_calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "confidence", b"confidence", "cost_usd", b"cost_usd", "downgraded", b"downgraded", "guess", b"guess", "policy", b"policy", "request_id", b"request_id", "retrieval_cost_usd", b"retrieval_cost_usd", "stage", b"stage", "stages", b"stages", "status", b"status", "target_quality_met", b"target_quality_met", "text", b"text", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Answer: _TypeAlias = Answer  # noqa: Y015
+
+@_typing.final
+class Guess(_message.Message):
+    """A draft whose confidence is below the policy's floor: too likely wrong to
+    be the answer.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    CITATIONS_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """What it says; markers such as [1] point into citations."""
+    stage: _builtins.str
+    """The stage it comes from."""
+    confidence: _builtins.float
+    """The estimated probability that it answers the question."""
+    @_builtins.property
+    def citations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Citation]:
+        """Where it comes from."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        stage: _builtins.str = ...,
+        confidence: _builtins.float = ...,
+        citations: _abc.Iterable[Global___Citation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "confidence", b"confidence", "stage", b"stage", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Guess: _TypeAlias = Guess  # noqa: Y015
 
 @_typing.final
 class ToolCall(_message.Message):
