@@ -44,26 +44,31 @@ class _Batch:
     __slots__ = ("answers", "done", "missing")
 
     def __init__(self, size: int) -> None:
-        self.answers: list[Acknowledgement] = [{}] * size
+        self.answers: list[Acknowledgement | Busy | None] = [None] * size
         self.missing = size
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def put(self, place: int, payload: bytes) -> None:
-        if self.done.done() or self.answers[place]:
-            return
+    def read(self, place: int, payload: bytes) -> None:
         answer: Acknowledgement = msgspec.json.decode(payload or _NO_STREAM)
         if "error" in answer:
             description = answer["error"].get("description", "no reason given")
-            self.done.set_exception(Busy("BUS_REFUSED", f"the bus refused a message: {description}"))
-            return
-        self.answers[place] = answer
-        self.missing -= 1
-        if not self.missing:
-            self.done.set_result(None)
+            self.put(place, Busy("BUS_REFUSED", f"the bus refused a message: {description}"))
+        else:
+            self.put(place, answer)
+
+    def put(self, place: int, answer: Acknowledgement | Busy) -> None:
+        if self.answers[place] is None:
+            self.answers[place] = answer
+            self.missing -= 1
+            if not self.missing and not self.done.done():
+                self.done.set_result(None)
 
     def expire(self) -> None:
         if not self.done.done():
-            self.done.set_exception(bus_away())
+            self.done.set_result(None)
+
+    def outcome(self) -> list[Acknowledgement | Busy]:
+        return [bus_away() if answer is None else answer for answer in self.answers]
 
 
 class Publisher:
@@ -83,6 +88,15 @@ class Publisher:
         The server receives them in their order: when a process dies in between, it is the last ones that are missing.
         When this fails or is cancelled, each of them may have been stored or not, now or a moment later.
         """
+        answers = []
+        for answer in await self.publish_each(messages):
+            if isinstance(answer, Busy):
+                raise answer
+            answers.append(answer)
+        return answers
+
+    async def publish_each(self, messages: Sequence[Outgoing]) -> list[Acknowledgement | Busy]:
+        """As `publish`; why a message was not stored, or may not have been, stands in the place of its answer."""
         if not messages:
             return []
         self.check_connected()
@@ -94,15 +108,19 @@ class Publisher:
         self._batches[number] = batch
         first = number * MOST_TOGETHER
         timer = asyncio.get_running_loop().call_later(self._timeout_s, batch.expire)
+        commands = []
+        for n, message in enumerate(messages):
+            try:
+                commands.append(self._command(message, f"{self._inbox}.{first + n}"))
+            except Busy as failure:
+                batch.put(n, failure)
         try:
-            await self._send(
-                [self._command(message, f"{self._inbox}.{first + n}") for n, message in enumerate(messages)]
-            )
+            await self._send(commands)
             await batch.done
         finally:
             timer.cancel()
             del self._batches[number]
-        return batch.answers
+        return batch.outcome()
 
     async def post(self, messages: Sequence[Outgoing]) -> None:
         """Sends them and awaits no answer: for what may be lost when the bus is away."""
@@ -155,7 +173,7 @@ class Publisher:
     def _on_answer(self, subject: str, _reply: str, payload: bytes, _headers: bytes) -> None:
         number, place = divmod(int(subject[len(self._inbox) + 1 :]), MOST_TOGETHER)
         if (batch := self._batches.get(number)) is not None:
-            batch.put(place, payload)
+            batch.read(place, payload)
 
 
 def bus_away() -> Busy:

@@ -372,6 +372,7 @@ async def connected(url: str, settings: BusSettings, name: str) -> AsyncIterator
     try:
         yield bus
     finally:
+        await bus.counters.close()
         await client.close()
 
 

@@ -4,14 +4,14 @@ Method: ADR-49 of NATS. A message says what it adds (``Nats-Incr``); the server 
 in the acknowledgement, so adding and reading are one step and nobody's addition is lost. A message is stored if and
 only if its number was added: its headers are a record of the addition that no crash can part from it.
 
-Several additions are sent together and answered together: they cost one round trip.
+Several additions are sent together and answered together: they cost one round trip (round_trips.py).
 """
 
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 
 import nats.errors
@@ -19,34 +19,11 @@ import nats.js.errors
 from nats.js import JetStreamContext
 
 from services.contracts.streams import StreamSpec
-from services.runtime.acked import Acknowledgement, Outgoing, Publisher, bus_away
+from services.runtime.acked import Publisher, bus_away
 from services.runtime.reading import stored
+from services.runtime.round_trips import INCREMENT, Added, Addition, RoundTrips
 
-_INCREMENT = "Nats-Incr"
-_MESSAGE_ID = "Nats-Msg-Id"
-_NO_HEADERS: Mapping[str, str] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class Addition:
-    """A number to add to a subject's counter."""
-
-    subject: str
-    amount: int
-    headers: Mapping[str, str] = field(default_factory=lambda: _NO_HEADERS)
-    """ASCII; kept with the addition."""
-    message_id: str = ""
-    """Within the stream's duplicate window a second addition with this id adds nothing; empty: none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Added:
-    """The answer to an addition."""
-
-    sum: int | None
-    """After it; None when it was a duplicate and added nothing."""
-    sequence: int
-    """Its place in the stream, or that of the addition it duplicates."""
+__all__ = ["Added", "Addition", "AdditionRecord", "Counters"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +41,7 @@ class Counters:
 
     def __init__(self, publisher: Publisher, js: JetStreamContext, timeout: timedelta) -> None:
         self._publisher = publisher
+        self._round_trips = RoundTrips(publisher)
         self._js = js
         self._timeout_s = timeout.total_seconds()
 
@@ -73,11 +51,15 @@ class Counters:
         The server receives them in their order: when a process dies in between, it is the last ones that are missing.
         When this fails or is cancelled, each of them may have been added or not, now or a moment later.
         """
-        return [_added(answer) for answer in await self._publisher.publish([*map(_message, additions)])]
+        return await self._round_trips.add(additions)
 
-    async def post(self, additions: Sequence[Addition]) -> None:
-        """Sends them and awaits no answer: for numbers that may miss an addition when the bus is away."""
-        await self._publisher.post([*map(_message, additions)])
+    def post(self, additions: Sequence[Addition]) -> None:
+        """Adds them within a moment, unheard: for numbers that may miss an addition when the bus is away."""
+        self._round_trips.post(additions)
+
+    async def close(self) -> None:
+        """Waits for what is under way."""
+        await self._round_trips.close(timedelta(seconds=self._timeout_s))
 
     def check_connected(self) -> None:
         """Raises ``Busy`` while there is no connection: nothing would be added."""
@@ -97,7 +79,7 @@ class Counters:
                 async for message in messages:
                     headers = message.headers or {}
                     sequence = message.metadata.sequence.stream
-                    yield AdditionRecord(message.subject, sequence, int(headers.get(_INCREMENT, "0")), headers)
+                    yield AdditionRecord(message.subject, sequence, int(headers.get(INCREMENT, "0")), headers)
         except (nats.errors.Error, TimeoutError) as error:
             raise bus_away() from error
 
@@ -130,16 +112,3 @@ class Counters:
         except (nats.errors.Error, TimeoutError) as error:
             raise bus_away() from error
         return int(json.loads(message.data or b"{}")["val"]), message.seq or 0
-
-
-def _message(addition: Addition) -> Outgoing:
-    headers = {_INCREMENT: f"{addition.amount:+d}"}
-    if addition.message_id:
-        headers[_MESSAGE_ID] = addition.message_id
-    headers.update(addition.headers)
-    return Outgoing(addition.subject, headers=headers)
-
-
-def _added(answer: Acknowledgement) -> Added:
-    total = answer.get("val")
-    return Added(None if total is None else int(total), answer["seq"])

@@ -43,7 +43,7 @@ async def test_a_record_stays_with_its_addition(bus: Bus) -> None:
 
 async def test_what_is_posted_is_added_too(bus: Bus) -> None:
     """Without an answer."""
-    await bus.counters.post([Addition("rates.v1.a", 4)])
+    bus.counters.post([Addition("rates.v1.a", 4)])
     (added,) = await bus.counters.add([Addition("rates.v1.a", 1)])
     assert added.sum == 5
 

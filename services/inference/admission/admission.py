@@ -111,10 +111,10 @@ class Admission:
             raise RuntimeError("a hold that was admitted has its reservation")
         return reservation
 
-    async def true_up(self, old: Sequence[Window], tokens: int) -> None:
+    def true_up(self, old: Sequence[Window], tokens: int) -> None:
         """Adds `tokens`, which may be negative, to those of `old` that still go on."""
         now = self._clock()
-        await self._counters.post([Addition(window.subject, tokens) for window in old if window.ends_at > now])
+        self._counters.post([Addition(window.subject, tokens) for window in old if window.ends_at > now])
 
     async def _admit(self, attempt: _Attempt) -> Reservation | None:
         tries = 0
@@ -216,7 +216,7 @@ class Entry:
             self.first = None
         difference, self._tokens = tokens - self._tokens, tokens
         if difference:
-            await self._admission.true_up(self.windows, difference)
+            self._admission.true_up(self.windows, difference)
 
     def check_ceiling(self, hold: Hold) -> None:
         """Raises ``NoRoom`` when the request could come to more than its plan allows one request."""

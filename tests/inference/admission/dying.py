@@ -42,7 +42,7 @@ async def _call(bus: Bus, admits: Admission, phase: str) -> None:
 
 
 async def _sent() -> None:
-    for _ in range(5):
+    for _ in range(10):
         await asyncio.sleep(0)
 
 
