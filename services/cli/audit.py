@@ -70,6 +70,7 @@ def _together(answers: Sequence[metering_pb2.AuditResponse]) -> metering_pb2.Aud
         and answers[-1].finished
         and not lost,
         finished=answers[-1].finished,
+        lost_before=answers[0].lost_before,
     )
     for name in _COUNTS:
         setattr(result, name, sum(getattr(answer, name) for answer in answers))
@@ -91,6 +92,8 @@ def _show(result: metering_pb2.AuditResponse, *, dry_run: bool) -> None:
         out.print(Text("Complete: all of it is in the cost tables.", style="green"))
     elif not result.finished:
         out.print(Text("Not complete: not all was looked at. Allow more with --timeout, or try again.", style="red"))
+    elif result.lost_before:
+        out.print(Text(f"Not complete: earlier audits found {result.lost_before:,} lost.", style="red"))
     elif dry_run and (result.missing or result.differing_hours) and not result.lost:
         out.print(Text("Not complete. Without --dry-run an audit stores what is missing.", style="red"))
     else:
@@ -109,6 +112,7 @@ def _table(result: metering_pb2.AuditResponse, *, dry_run: bool) -> Table:
         ("dead letters", result.dead_lettered, "kept with their reason", ""),
         ("missing", result.missing, missing + _ranges(result.gaps), "red"),
         ("lost", lost, _ranges(result.lost), "red"),
+        ("lost before", result.lost_before, "headwater.audit_findings has which", "red"),
         ("waiting", result.waiting, "on their way", ""),
         ("hours that differ", result.differing_hours, sums, "red"),
     ):

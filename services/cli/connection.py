@@ -122,7 +122,8 @@ def _admin_key(folder: DataFolder) -> str:
         file = folder.path / ADMIN_KEY_FILE
         raise CommandFailed(
             Exit.DENIED,
-            f"no admin key: start the server with `headwater run all`, which leaves one in {file}, or pass --key",
+            f"no admin key: start a server with `headwater run all`, which leaves one in {file} unless "
+            "HEADWATER_BUS__URL or HEADWATER_ADMIN_KEY is set; otherwise pass its HEADWATER_ADMIN_KEY with --key",
         )
     return admin_key
 

@@ -199,8 +199,8 @@ AlertKind = Literal[
 
 budget_threshold: settled spending reached a share of a budget (told as BudgetThresholdReached). budget_forecast: it is
 expected to pass the cap before the period ends. cost_spike: an hour far above what the season lets expect. cost_drift:
-a week far from the one before. price_missing: calls were priced by the fallback. usage_gap: usage in the stream and not
-in the table. usage_late: usage waits too long to be stored.
+a week far from the one before. price_missing: calls were priced by the fallback, or at nothing. usage_gap: usage in the
+stream and not in the table. usage_late: usage waits too long to be stored.
 """
 
 

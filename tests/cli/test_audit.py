@@ -68,6 +68,21 @@ async def test_what_is_lost_is_a_failure(headwater: Headwater, script: Script) -
     assert ended.out.splitlines()[-1] == "Not complete."
 
 
+async def test_what_was_lost_before_is_said_at_the_end(headwater: Headwater, script: Script) -> None:
+    """Though these audits found nothing wrong, and the later ones count the same."""
+    answers = [
+        Answer(first_sequence=1, last_sequence=5, stored=5, lost_before=2),
+        Answer(first_sequence=6, last_sequence=9, stored=4, lost_before=2, finished=True),
+    ]
+    script.answers["Audit"] = lambda request: answers.pop(0)
+    ended = await headwater("audit", "--full")
+    assert ended.code == Exit.FAILED
+    assert "lost before 2 headwater.audit_findings has which" in [
+        " ".join(one.split()) for one in ended.out.splitlines()
+    ]
+    assert ended.out.splitlines()[-1] == "Not complete: earlier audits found 2 lost."
+
+
 async def test_what_cannot_be_stored_is_not_tried_for_ever(headwater: Headwater, script: Script) -> None:
     """One call, and the answer is no."""
     script.answers["Audit"] = lambda request: Answer(first_sequence=1, last_sequence=9, missing=1, gaps=[gap(2, 2)])

@@ -93,6 +93,15 @@ def test_keys_of_this_machine_are_not_sent_to_another(tmp_path: Path) -> None:
     assert credential("admin", ADMIN_KEY, None, folder, REMOTE) == ADMIN_KEY
 
 
+def test_where_the_admin_key_is_depends_on_the_server(tmp_path: Path) -> None:
+    """The server makes one in its data folder only when it runs the bus itself and was given none."""
+    with pytest.raises(CommandFailed) as raised:
+        credential("admin", None, None, DataFolder(tmp_path), LOCAL)
+    where, _, elsewhere = raised.value.message.partition(" unless HEADWATER_BUS__URL or HEADWATER_ADMIN_KEY is set; ")
+    assert where.endswith(str(tmp_path / "admin.key"))
+    assert elsewhere == "otherwise pass its HEADWATER_ADMIN_KEY with --key"
+
+
 def test_a_key_that_cannot_be_one_is_not_repeated(tmp_path: Path) -> None:
     """A key pasted with its newline is refused without showing it."""
     with pytest.raises(CommandFailed) as raised:

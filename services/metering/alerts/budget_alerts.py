@@ -1,4 +1,7 @@
-"""Alerts about budgets to come: spending that is expected to pass a cap before its period ends."""
+"""Alerts about budgets to come: spending that is expected to pass a cap before its period ends.
+
+Budgets count calls of inference, so those alone are looked at.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,17 +12,20 @@ from uuid import UUID
 
 from services.contracts.budgets import MONEY, Budget, ledger_subject, period_end, period_name, usd
 from services.contracts.events import AlertRaised
+from services.contracts.failures import Busy
 from services.contracts.streams import LEDGER_STREAM
 from services.contracts.tenant_record import TenantRecord
 from services.contracts.tenants import TenantId
 from services.metering.alerts.alert import alert, dollars
 from services.metering.alerts.detectors import LEAST_DAYS, day_end, will_exceed
+from services.metering.alerts.key_spending import KeySpending, KeysSpent
 from services.metering.budgets import PlanCaps
 from services.metering.clickhouse import Connection
 from services.metering.reports.forecasting import MonthEnd
 from services.metering.reports.forecasting_process import Series
 from services.runtime.counters import Counters
 from services.runtime.mirror import Mirror
+from services.runtime.telemetry import log
 
 HISTORY_DAYS: Final = 60
 JUDGED_AGAIN: Final = timedelta(minutes=30)
@@ -27,29 +33,31 @@ JUDGED_AGAIN: Final = timedelta(minutes=30)
 MOST_AT_A_TIME: Final = 200
 """Budgets that are forecast in one look; those not looked at longest come first."""
 CONFIDENCE: Final = 0.8
+_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 _NEAR: Final = Decimal("0.5")
 """Of the cap: a budget that at the pace so far stays below that is not forecast."""
 
-Scope = tuple[str, str]
-"""A tenant, and a feature of it; an empty one is all of them."""
+Scope = tuple[str, str, str]
+"""A tenant, and a feature or a key of it; with neither, all of it."""
 
 _SPENT = """
 SELECT tenant_id, feature, day, sum(cost_usd)
 FROM headwater.cost_daily FINAL
-WHERE day >= {first:Date} AND calls > 0
+WHERE day >= {first:Date} AND calls > 0 AND service = 'inference'
 GROUP BY tenant_id, feature, day
 """
 _BEFORE = """
 SELECT tenant_id, feature, day, sum(cost_usd)
 FROM headwater.cost_daily FINAL
-WHERE day >= {first:Date} AND day < {end:Date} AND calls > 0 AND tenant_id IN {tenants:Array(String)}
+WHERE day >= {first:Date} AND day < {end:Date} AND calls > 0 AND service = 'inference'
+    AND tenant_id IN {tenants:Array(String)}
 GROUP BY tenant_id, feature, day
 """
 _HOURS = """
 SELECT tenant_id, feature, toHour(hour), sum(cost_usd)
 FROM headwater.cost_hourly FINAL
-WHERE hour >= toDateTime({start:UInt32}, 'UTC') AND hour < toDateTime({end:UInt32}, 'UTC') AND calls > 0
-    AND tenant_id IN {tenants:Array(String)}
+WHERE hour >= toDateTime({start:UInt32}, 'UTC') AND hour < toDateTime({end:UInt32}, 'UTC')
+    AND calls > 0 AND service = 'inference' AND tenant_id IN {tenants:Array(String)}
 GROUP BY tenant_id, feature, toHour(hour)
 """
 
@@ -69,6 +77,7 @@ class BudgetAlerts:
     def __init__(
         self,
         connection: Connection,
+        keys: KeySpending,
         counters: Counters,
         budgets: Mirror[Budget],
         tenants: Mirror[TenantRecord],
@@ -76,12 +85,14 @@ class BudgetAlerts:
         forecasting: Forecasting,
     ) -> None:
         self._connection = connection
+        self._keys = keys
         self._counters = counters
         self._budgets = budgets
         self._tenants = tenants
         self._plans = plans
         self._forecasting = forecasting
         self._judged: dict[str, datetime] = {}
+        self._keys_judged = _LONG_AGO
 
     async def found(self, now: datetime, is_told: Callable[[UUID], bool]) -> list[AlertRaised]:
         """Budgets that are expected to be passed; one alert a budget, period and cap.
@@ -90,22 +101,27 @@ class BudgetAlerts:
             Busy: ClickHouse or the bus is away.
         """
         spent = await self._spent_this_month(now)
+        # All keys at once, as reading their calls takes a while.
+        keys_too = now - self._keys_judged >= JUDGED_AGAIN
         waiting = [
             budget
             for budget in self._all()
-            if now - self._judged.get(budget.key, datetime.min.replace(tzinfo=UTC)) >= JUDGED_AGAIN
+            if (keys_too or not budget.key_id)
+            and now - self._judged.get(budget.key, _LONG_AGO) >= JUDGED_AGAIN
             and _is_near(budget, spent, now)
             and not is_told(_alert(budget, now, Decimal(0), Decimal(0)).event_id)
         ]
-        waiting.sort(key=lambda budget: self._judged.get(budget.key, datetime.min.replace(tzinfo=UTC)))
+        waiting.sort(key=lambda budget: self._judged.get(budget.key, _LONG_AGO))
         some = waiting[:MOST_AT_A_TIME]
-        expected = {**await self._month_ends(some, now), **await self._day_ends(some, spent, now)}
+        keys = await self._of_keys(some, now)
+        near = [budget for budget in some if not budget.key_id or _is_near(budget, _days(keys), now)]
+        expected = {**await self._month_ends(near, keys, now), **await self._day_ends(near, spent, keys, now)}
         self._judged = {key: at for key, at in self._judged.items() if now - at < JUDGED_AGAIN}
         self._judged |= dict.fromkeys((budget.key for budget in some), now)
         return await self._passing([budget for budget in some if budget.key in expected], expected, now)
 
     def _all(self) -> Iterable[Budget]:
-        yield from (budget for budget in self._budgets.values.values() if budget.cap_usd and not budget.key_id)
+        yield from (budget for budget in self._budgets.values.values() if budget.cap_usd)
         for record in self._tenants.values.values():
             cap = self._plans.of(record)
             if cap:
@@ -116,7 +132,20 @@ class BudgetAlerts:
     async def _spent_this_month(self, now: datetime) -> Mapping[Scope, Mapping[date, Decimal]]:
         return _by_scope(await self._connection.rows(_SPENT, {"first": now.date().replace(day=1)}))
 
-    async def _month_ends(self, budgets: Sequence[Budget], now: datetime) -> dict[str, tuple[Decimal, Decimal]]:
+    async def _of_keys(self, budgets: Sequence[Budget], now: datetime) -> KeysSpent:
+        keys = {(budget.tenant, budget.key_id) for budget in budgets if budget.key_id}
+        if keys:
+            self._keys_judged = now
+        try:
+            return await self._keys(keys, now)
+        except Busy as failure:
+            # Calls may be too many to be read; budgets of tenants and features need none of them.
+            log.warning("budgets of keys are not forecast", reason=failure.reason, detail=failure.message)
+            return KeysSpent()
+
+    async def _month_ends(
+        self, budgets: Sequence[Budget], keys: KeysSpent, now: datetime
+    ) -> dict[str, tuple[Decimal, Decimal]]:
         """By the budgets' keys: what the tables say is spent this month, and what is expected at its end."""
         monthly = [budget for budget in budgets if budget.period == "month"]
         if not monthly:
@@ -127,10 +156,10 @@ class BudgetAlerts:
             "end": today + timedelta(days=1),
             "tenants": sorted({budget.tenant for budget in monthly}),
         }
-        spent = _by_scope(await self._connection.rows(_BEFORE, parameters))
+        spent = {**_by_scope(await self._connection.rows(_BEFORE, parameters)), **_days(keys)}
         known: dict[str, Series] = {}
         for budget in monthly:
-            days = spent.get((budget.tenant, budget.feature), {})
+            days = spent.get(_scope(budget), {})
             history = _without_gaps(days, today)
             if len(history) >= LEAST_DAYS:
                 this_month = (usd for day, usd in days.items() if today.replace(day=1) <= day < today)
@@ -147,7 +176,11 @@ class BudgetAlerts:
         }
 
     async def _day_ends(
-        self, budgets: Sequence[Budget], spent: Mapping[Scope, Mapping[date, Decimal]], now: datetime
+        self,
+        budgets: Sequence[Budget],
+        spent: Mapping[Scope, Mapping[date, Decimal]],
+        keys: KeysSpent,
+        now: datetime,
     ) -> dict[str, tuple[Decimal, Decimal]]:
         """The same of days."""
         daily = [budget for budget in budgets if budget.period == "day"]
@@ -161,12 +194,15 @@ class BudgetAlerts:
         }
         by_hour: dict[Scope, dict[int, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
         for tenant, feature, hour, cost in await self._connection.rows(_HOURS, parameters):
-            for scope in {(tenant, feature), (tenant, "")}:
+            for scope in {(tenant, feature, ""), (tenant, "", "")}:
                 by_hour[scope][hour] += cost
+        for (tenant, key_id), hours_of_key in keys.by_hour.items():
+            by_hour[tenant, "", key_id].update(hours_of_key)
+        spent = {**spent, **_days(keys)}
         ends = {}
         hours_left = Decimal(24 * (1 - _share_of_day(now)))
         for budget in daily:
-            scope = (budget.tenant, budget.feature)
+            scope = _scope(budget)
             so_far = spent.get(scope, {}).get(now.date(), Decimal(0))
             hours = [by_hour[scope][hour] for hour in range(now.hour)]
             if (end := day_end(so_far, hours, hours_left)) is not None:
@@ -189,20 +225,30 @@ class BudgetAlerts:
 
 
 def _is_near(budget: Budget, spent: Mapping[Scope, Mapping[date, Decimal]], now: datetime) -> bool:
-    days = spent.get((budget.tenant, budget.feature), {})
+    # Of a key whose own spending is not known yet, all of the tenant's: it has spent no more.
+    days = spent.get(_scope(budget)) or spent.get((budget.tenant, budget.feature, ""), {})
     if budget.period == "day":
         return days.get(now.date(), Decimal(0)) >= _NEAR * budget.cap_usd * Decimal(_share_of_day(now))
     month_days = (period_end("month", now).date() - now.date().replace(day=1)).days
     share = Decimal(now.day - 1 + _share_of_day(now)) / month_days
-    return sum(days.values(), Decimal(0)) >= _NEAR * budget.cap_usd * share > 0
+    this_month = (usd for day, usd in days.items() if day >= now.date().replace(day=1))
+    return sum(this_month, Decimal(0)) >= _NEAR * budget.cap_usd * share > 0
 
 
 def _by_scope(rows: Iterable[Sequence[object]]) -> Mapping[Scope, Mapping[date, Decimal]]:
     spent: dict[Scope, dict[date, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
     for tenant, feature, day, cost in rows:
-        for scope in {(tenant, feature), (tenant, "")}:
+        for scope in {(tenant, feature, ""), (tenant, "", "")}:
             spent[scope][day] += cost  # type: ignore[index, operator]
     return spent
+
+
+def _scope(budget: Budget) -> Scope:
+    return budget.tenant, budget.feature, budget.key_id
+
+
+def _days(keys: KeysSpent) -> dict[Scope, Mapping[date, Decimal]]:
+    return {(tenant, "", key_id): days for (tenant, key_id), days in keys.by_day.items()}
 
 
 def _without_gaps(days: Mapping[date, Decimal], end: date) -> list[Decimal]:
@@ -217,7 +263,7 @@ def _share_of_day(now: datetime) -> float:
 
 
 def _alert(budget: Budget, now: datetime, spent_usd: Decimal, expected_usd: Decimal) -> AlertRaised:
-    whose = f"feature {budget.feature}" if budget.feature else "the tenant"
+    whose = f"feature {budget.feature}" if budget.feature else f"key {budget.key_id}" if budget.key_id else "the tenant"
     expected_usd = expected_usd.quantize(Decimal("1e-6"))
     return alert(
         "budget_forecast",

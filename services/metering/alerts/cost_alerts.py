@@ -55,18 +55,23 @@ FROM
 GROUP BY tenant_id
 HAVING count() = 14
 """
+# A price of 0 of our own says that a model is free; what else comes to nothing for tokens is a price that is missing.
 # Without FINAL, as only the newest rows are looked at: a row that was replaced meanwhile does no harm here.
 _LATELY_WITHOUT_PRICE = """
 SELECT DISTINCT provider, model
 FROM headwater.usage_events
 WHERE ingested_at > fromUnixTimestamp64Milli({since_ms:Int64}, 'UTC')
-    AND event_time >= toDateTime({month:UInt32}, 'UTC') AND price_source = 'fallback'
+    AND event_time >= toDateTime({month:UInt32}, 'UTC')
+    AND (price_source = 'fallback' OR cost_usd = 0 AND NOT match(price_source, '^(own|book):')
+        AND uncached_input_tokens + cache_read_tokens + cache_write_tokens + output_tokens + reasoning_tokens > 0)
 LIMIT {most:UInt32}
 """
 _WITHOUT_PRICE = """
-SELECT provider, model, count(), sum(cost_usd), uniqExact(tenant_id)
+SELECT provider, model, count(), sum(cost_usd), uniqExact(tenant_id), countIf(price_source != 'fallback')
 FROM headwater.usage_events FINAL
-WHERE event_time >= toDateTime({month:UInt32}, 'UTC') AND price_source = 'fallback'
+WHERE event_time >= toDateTime({month:UInt32}, 'UTC')
+    AND (price_source = 'fallback' OR cost_usd = 0 AND NOT match(price_source, '^(own|book):')
+        AND uncached_input_tokens + cache_read_tokens + cache_write_tokens + output_tokens + reasoning_tokens > 0)
     AND (provider, model) IN arrayZip({providers:Array(String)}, {models:Array(String)})
 GROUP BY provider, model
 """
@@ -131,7 +136,7 @@ async def drifts(connection: Connection, end: date, *, percent: Decimal, floor_u
 async def missing_prices(
     newest: Connection, connection: Connection, now: datetime, *, since: datetime, is_told: Callable[[UUID], bool]
 ) -> list[AlertRaised]:
-    """Models that calls of this month were priced without, told `since`; one alert a model and month.
+    """Models that calls of this month were priced without, or as if free, told `since`; one alert a model and month.
 
     `newest` sees rows as they were stored, `connection` those that count.
     """
@@ -144,7 +149,7 @@ async def missing_prices(
     untold = [
         (provider, model)
         for provider, model in lately
-        if not is_told(_price_missing(provider, model, month, 0, Decimal(0), 0).event_id)
+        if not is_told(_price_missing(provider, model, month, 0, Decimal(0), 0, 0).event_id)
     ]
     if not untold:
         return []
@@ -153,22 +158,24 @@ async def missing_prices(
         _WITHOUT_PRICE, {"month": month_s, "providers": list(providers), "models": list(models)}
     )
     return [
-        _price_missing(provider, model, month, calls, cost, tenants) for provider, model, calls, cost, tenants in rows
+        _price_missing(provider, model, month, calls, cost, tenants, free)
+        for provider, model, calls, cost, tenants, free in rows
     ]
 
 
 def _price_missing(
-    provider: str, model: str, month: datetime, calls: int, cost_usd: Decimal, tenants: int
+    provider: str, model: str, month: datetime, calls: int, cost_usd: Decimal, tenants: int, free: int
 ) -> AlertRaised:
     name = f"{provider}/{model}"
+    priced_at = "$0" if free and free == calls else "the fallback or at $0" if free else "the fallback"
     return alert(
         "price_missing",
         PLATFORM,
         severity="warning",
         about=name[:200],
         period=period_name("month", month),
-        message=f"{name[:200]} has no price: {calls} calls of this month so far are accounted at the fallback, "
+        message=f"{name[:200]} has no price: {calls} calls of this month so far are accounted at {priced_at}, "
         f"${dollars(cost_usd)} in all; put its price and re-rate",
-        facts={"calls": str(calls), "cost_usd": f"{cost_usd:f}", "tenants": str(tenants)},
+        facts={"calls": str(calls), "cost_usd": f"{cost_usd:f}", "tenants": str(tenants), "free_calls": str(free)},
         variant=name[200:],
     )

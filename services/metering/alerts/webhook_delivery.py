@@ -9,12 +9,12 @@ import random
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from services.contracts.failures import Busy, Failure, Rejected
 from services.contracts.streams import ALERTS_STREAM
 from services.metering.alerts.alert import read_alert
-from services.metering.alerts.webhook_calls import GONE, Outcome, WebhookCalls, body_of
+from services.metering.alerts.webhook_calls import GONE, Outcome, body_of
 from services.metering.alerts.webhooks import WebhookRecord, Webhooks
 from services.runtime.background import background, ended
 from services.runtime.bus import Bus
@@ -27,13 +27,20 @@ RETRY_CEILINGS: Final = tuple(timedelta(seconds=s) for s in (10, 60, 300, 1800, 
 """Most a retry waits, by how often it was tried; on average half of it (full jitter), about a day together."""
 CONCURRENCY: Final = 4
 """Calls of one webhook at a time."""
-_ACK_WAIT: Final = timedelta(seconds=30)
+ACK_WAIT: Final = timedelta(seconds=30)
 """Longer than a call may take."""
 _MOST_WAITING: Final = 1000
 """Alerts that wait for their retry at one webhook; further ones wait in the stream."""
 _FINISH_S: Final = 5.0
 _LOOK_S: Final = 0.5
 _PAUSE_S: Final = 2.0
+
+
+class Calls(Protocol):
+    """webhook_calls.WebhookCalls."""
+
+    async def post(self, record: WebhookRecord, message_id: str, body: bytes) -> Outcome:
+        """Sends one alert once."""
 
 
 def retry_delay(deliveries: int, share: float) -> timedelta | None:
@@ -49,15 +56,20 @@ class WebhookDelivery:
         bus: Bus,
         webhooks: Webhooks,
         records: Mirror[WebhookRecord],
-        calls: WebhookCalls,
+        calls: Calls,
         jitter: Callable[[], float] = random.random,
+        ack_wait: timedelta = ACK_WAIT,
     ) -> None:
-        """`jitter` gives the share of a retry's ceiling that is waited, from 0 to 1."""
+        """`jitter` gives the share of a retry's ceiling that is waited, from 0 to 1.
+
+        After `ack_wait` an alert is sent again that somebody took in hand who was never heard of again.
+        """
         self._bus = bus
         self._webhooks = webhooks
         self._records = records
         self._calls = calls
         self._jitter = jitter
+        self._ack_wait = ack_wait
         self._serving: dict[str, asyncio.Task[None]] = {}
         self._in_hand: set[asyncio.Task[None]] = set()
 
@@ -106,7 +118,7 @@ class WebhookDelivery:
             ALERTS_STREAM,
             record.durable,
             subject=record.subject,
-            ack_wait=_ACK_WAIT,
+            ack_wait=self._ack_wait,
             max_ack_pending=_MOST_WAITING,
             since=record.created_at,
         )

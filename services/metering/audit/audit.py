@@ -81,6 +81,7 @@ class Audit:
         started_at = datetime.now(UTC)
         standing = await self._stream.standing()
         before = await self._tables.progress(standing.created)
+        lost_before = await self._tables.lost()
         progress = before.begun_anew(standing.first, started_at) if full else before
         first, end = progress.audited_through + 1, _expected_through(standing, before)
         run = AuditRun(
@@ -110,6 +111,7 @@ class Audit:
             oldest_waiting=await self._stream.told_at(waiting_from) if waiting else None,
             sums=sums,
             finished=through >= end and not run.stuck and sums.finished,
+            lost_before=lost_before,
         )
         if not dry_run:
             # Where something could not be stored the next audit looks again.

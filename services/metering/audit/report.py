@@ -104,6 +104,8 @@ class Report:
     sums: Sums
     finished: bool
     """It looked at all there was; otherwise the next audit goes on."""
+    lost_before: int
+    """Events that earlier audits found lost."""
 
     @property
     def stored(self) -> int:
@@ -114,9 +116,9 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """Nothing is missing, lost or different, or all of it was mended."""
-        found = self.found
-        return self.finished and found.replayed == found.missing and not found.lost and self.sums.mended
+        """Nothing is missing, lost or different, or all of it was mended; nor was anything lost before."""
+        found, lost = self.found, self.found.lost + self.lost_before
+        return self.finished and found.replayed == found.missing and not lost and self.sums.mended
 
 
 def alerts_of(report: Report, now: datetime, late_after: timedelta) -> list[AlertRaised]:

@@ -51,6 +51,17 @@ SELECT audited_through, accounted_through, compared_to, comparing_from, comparin
 FROM headwater.audit_progress FINAL
 WHERE stream_created = fromUnixTimestamp64Micro({created_us:Int64}, 'UTC')
 """
+# Two audits at once, or one that was cut off, may have found the same.
+_LOST = """
+SELECT sum(events)
+FROM
+(
+    SELECT intervalLengthSum(first_sequence, last_sequence + 1) AS events
+    FROM headwater.audit_findings
+    WHERE kind = 'lost'
+    GROUP BY stream_created
+)
+"""
 
 EventKey = tuple[int, str, UUID]
 """The hour in seconds since 1970, the tenant and the event: what makes two rows one."""
@@ -170,6 +181,10 @@ class AuditTables:
                     "last_sequence": [one.last for one in ranges],
                 },
             )
+
+    async def lost(self) -> int:
+        """How many events audits have found lost, of this stream and those before it, by the ranges they listed."""
+        return int((await self._connection.rows(_LOST))[0][0])
 
     async def keep_report(self, started_at: datetime, report: Report) -> None:
         """Remembers what an audit found."""

@@ -42,6 +42,7 @@ class AuditRpc(MeteringServiceServicer):
             differing_hours=sums.differing_hours,
             complete=report.complete,
             finished=report.finished,
+            lost_before=report.lost_before,
         )
 
 

@@ -233,6 +233,20 @@ async def test_thresholds_are_told_once_by_whoever_sees_them(nats_url: str, bus:
     assert len(told) == 3
 
 
+async def test_a_keys_budget_has_thresholds_of_its_own(bus: Bus) -> None:
+    """Told as the key's, at the shares that were set, and not to another key's account."""
+    budget = Budget(tenant=ACME.tenant, key_id="key1", period="day", cap_usd=Decimal(1), thresholds=(40, 90))
+    await set_budgets(bus, budget)
+    async with admission(bus) as admits:
+        for spender in (ACME, Spender(ACME.tenant, key_id="key2")):
+            await (await (await admits.enter(spender, 1)).reserve(hold("0.5"))).settle(Decimal("0.5"))
+    messages, _ = await bus.sequences(ALERTS_STREAM, "none").read(1, 9, 9)
+    told = [BudgetThresholdReached.decode(message.payload) for message in messages]
+    assert [(one.scope, one.period, one.percent, one.spent_usd) for one in told] == [
+        ("key.key1", "20261121", 40, Decimal("0.5"))
+    ]
+
+
 async def test_a_raised_budget_is_watched_anew(bus: Bus) -> None:
     """Its shares are of another cap: who heard of the old ones hears of these."""
     for cap_usd in (1, 10):

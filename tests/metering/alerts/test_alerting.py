@@ -7,15 +7,17 @@ from functools import partial
 from uuid import UUID
 
 import nats
+import pytest
 
-from services.contracts.budgets import MONEY, Budget, ledger_subject, pico
-from services.contracts.events import AlertRaised, UsageSettled
+from services.contracts.budgets import MONEY, Budget, ledger_subject, period_name, pico
+from services.contracts.events import AlertRaised, TokenUsage, UsageSettled
 from services.contracts.streams import ALERTS_STREAM, BUDGETS_BUCKET, TENANTS_BUCKET
 from services.contracts.tenant_record import TenantRecord
 from services.contracts.tenants import TenantId
 from services.metering.alerts.alert import PLATFORM, read_alert
 from services.metering.alerts.alerting import Alerting
 from services.metering.alerts.budget_alerts import BudgetAlerts
+from services.metering.alerts.key_spending import KeySpending
 from services.metering.budgets import PlanCaps
 from services.metering.clickhouse import ClickHouse
 from services.metering.handlers import UsageHandler
@@ -32,6 +34,7 @@ HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 LAST_HOUR = datetime(2026, 11, 21, 11, tzinfo=UTC)
 Settled = Callable[..., UsageSettled]
+DEFAULTS = MeteringSettings()
 
 
 class NoBudgets:
@@ -66,13 +69,14 @@ async def spend(clickhouse: ClickHouse, spent: Mapping[tuple[str, datetime], str
 
 async def _insert(clickhouse: ClickHouse, table: str, unit: str, spent: Mapping[tuple[str, datetime], Decimal]) -> None:
     count = len(spent)
-    labels = dict.fromkeys(("service", "feature", "stage", "provider", "model"), [""] * count)
+    labels = dict.fromkeys(("feature", "stage", "provider", "model"), [""] * count)
     times = [at if unit == "hour" else at.date() for _, at in spent]
     await clickhouse.rollup.insert(
         table,
         {
             unit: times,
             "tenant_id": [tenant for tenant, _ in spent],
+            "service": ["inference"] * count,
             **labels,
             "estimated": [False] * count,
             "calls": [1] * count,
@@ -163,7 +167,23 @@ async def test_a_model_without_a_price_is_told_once_a_month(clickhouse: ClickHou
     assert [await worker.look(now), await worker.look(now)] == [1, 0]
     (alert,) = await told(bus)
     assert (alert.tenant, alert.kind, alert.about) == (PLATFORM, "price_missing", "openai/m-2")
-    assert alert.facts == {"calls": "2", "cost_usd": "3.000000000000", "tenants": "2"}
+    assert alert.facts == {"calls": "2", "cost_usd": "3.000000000000", "tenants": "2", "free_calls": "0"}
+
+
+async def test_tokens_that_cost_nothing_are_told_unless_our_own_price_says_so(
+    clickhouse: ClickHouse, bus: Bus, settled: Settled
+) -> None:
+    """A price of 0 that an operator put is meant; a snapshot's may be one that is missing. They count as they are."""
+    now = datetime.now(UTC)
+    free = partial(settled, cost_usd=Decimal(0))
+    events = [free(model="m-2", price_source="genai-prices-0.2.3:openai/m-2")]
+    events += [free(price_source="own:openai/m-1"), free(price_source="book:7:openai/m-1")]
+    events += [free(model="m-3", price_source="genai-prices-0.2.3:openai/m-3", tokens=TokenUsage())]
+    await (await UsageHandler.resumed(clickhouse.sink)).store([UsageRow(one, n) for n, one in enumerate(events, 1)])
+    await looking(clickhouse, bus).look(now)
+    (alert,) = await told(bus)
+    assert (alert.kind, alert.about, alert.facts["free_calls"]) == ("price_missing", "openai/m-2", "1")
+    assert "1 calls of this month so far are accounted at $0, $0.00 in all" in alert.message
 
 
 class SamePace:
@@ -178,6 +198,18 @@ class SamePace:
             for each in series
         ]
         return [MonthEnd(end, end, end, "test") for end in ends]
+
+
+Known = tuple[Mirror[Budget], Mirror[TenantRecord]]
+
+
+def watching_budgets(
+    clickhouse: ClickHouse, bus: Bus, known: Known, plans: PlanCaps, settings: MeteringSettings = DEFAULTS
+) -> Alerting:
+    """As a worker that has just started; `settings` bound the reading of calls."""
+    keys = KeySpending(clickhouse, settings)
+    look = BudgetAlerts(clickhouse.reader, keys, bus.counters, *known, plans, SamePace())
+    return Alerting(clickhouse, look, partial(bus.publish, "metering"), DEFAULTS)
 
 
 async def test_a_budget_that_will_not_last_is_told_once(clickhouse: ClickHouse, bus: Bus) -> None:
@@ -201,15 +233,51 @@ async def test_a_budget_that_will_not_last_is_told_once(clickhouse: ClickHouse, 
     plans = PlanCaps({"free": Decimal(700)}, "free")
     async with known[0].watching(), known[1].watching():
         for _ in range(2):
-            look = BudgetAlerts(clickhouse.reader, bus.counters, *known, plans, SamePace())
-            worker = Alerting(clickhouse, look, partial(bus.publish, "metering"), MeteringSettings())
-            await worker.look(NOW)
+            await watching_budgets(clickhouse, bus, known, plans).look(NOW)
     alerts = await told(bus)
     assert {alert.kind for alert in alerts} == {"budget_forecast"}
     expected = sorted(
         (str(alert.tenant), alert.period, round(Decimal(alert.facts["expected_usd"]))) for alert in alerts
     )
     assert expected == [("acme", "202611", 719), ("globex", "202611", 719), ("initech", "20261121", 23)]
+
+
+@pytest.mark.parametrize("memory_bytes", [DEFAULTS.sql_memory_bytes, 1])
+async def test_a_keys_budget_that_will_not_last_is_told(
+    clickhouse: ClickHouse, bus: Bus, settled: Settled, memory_bytes: int
+) -> None:
+    """By the key's own calls; where those are too many to be read, the tenant's budget is told of all the same."""
+    await spend(clickhouse, hours_before("acme", 30, "1"))
+    events = []
+    for key_id, usd in (("busy", "0.75"), ("calm", "0.25")):
+        called = partial(settled, key_id=key_id)
+        days = [LAST_HOUR.replace(hour=9) - n * DAY for n in range(1, 27)]
+        events += [called(event_time=at, cost_usd=24 * Decimal(usd)) for at in days]
+        events += [called(event_time=LAST_HOUR - n * HOUR, cost_usd=Decimal(usd)) for n in range(1, 12)]
+    events += [settled(tenant="globex", key_id="calm", event_time=LAST_HOUR, cost_usd=Decimal(500))]
+    events += [settled(service="ingest", key_id="calm", event_time=LAST_HOUR, cost_usd=Decimal(500))]
+    await (await UsageHandler.resumed(clickhouse.sink)).store([UsageRow(one, n) for n, one in enumerate(events, 1)])
+    budgets, tenants = await bus.bucket(BUDGETS_BUCKET), await bus.bucket(TENANTS_BUCKET)
+    for key_id, period, cap, spent in (
+        ("busy", "month", 500, "368.25"),
+        ("calm", "month", 200, "122.75"),
+        ("busy", "day", 16, "8.25"),
+        ("calm", "day", 6, "2.75"),
+        ("", "day", 22, "11"),
+    ):
+        budget = Budget.model_validate({"tenant": "acme", "key_id": key_id, "period": period, "cap_usd": cap})
+        await budgets.put(budget.key, budget.model_dump_json().encode())
+        counter = ledger_subject(TenantId("acme"), budget.scope, period_name(budget.period, NOW))
+        await bus.counters.add([Addition(counter, MONEY.pack(pico(Decimal(spent)), 0))])
+    known = Mirror(budgets, Budget.model_validate_json), Mirror(tenants, TenantRecord.model_validate_json)
+    bounds = DEFAULTS.model_copy(update={"sql_memory_bytes": memory_bytes})
+    async with known[0].watching(), known[1].watching():
+        worker = watching_budgets(clickhouse, bus, known, PlanCaps({}, ""), bounds)
+        for minutes in (0, 1, 40):
+            await worker.look(NOW + timedelta(minutes=minutes))
+    alerts = sorted((alert.about, alert.period) for alert in await told(bus))
+    of_key = [] if memory_bytes == 1 else [("key.busy", "202611"), ("key.busy", "20261121")]
+    assert alerts == [*of_key, ("tenant", "20261121")]
 
 
 async def test_every_spike_that_is_told_is_an_anomaly_to_analysts(clickhouse: ClickHouse, bus: Bus) -> None:

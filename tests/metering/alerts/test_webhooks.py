@@ -1,6 +1,8 @@
 """Webhooks whole: a real bus, a real gRPC server, a real receiver."""
 
 import asyncio
+import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -131,6 +133,35 @@ async def test_what_is_not_taken_is_tried_again_across_a_restart(
         first, second = await receiver.until("/late", 2)
     assert first.message_id == second.message_id
     assert len(receiver.got["/prompt"]) == 1
+
+
+async def test_a_killed_worker_loses_no_alert(nats_url: str, bus: Bus, webhooks: Webhooks, receiver: Receiver) -> None:
+    """Killed again and again between the receiver's 204 and its acknowledgement: what comes twice has the same id."""
+    await webhooks.set(None, receiver.url + "/x", [])
+    for number in range(12):
+        await tell(bus, ACME, str(number))
+    for count in (1, 3):
+        assert await (await worker(nats_url, count)).wait() == -signal.SIGKILL
+    last = await worker(nats_url, 0)
+    try:
+        async with asyncio.timeout(30):
+            while (await webhooks.page(None, 0, "")).webhooks[0][1]:
+                await asyncio.sleep(0.05)
+    finally:
+        last.kill()
+        await last.wait()
+    got = receiver.got["/x"]
+    alerts = {(each.message_id, each.data["alert_id"], each.data["about"]) for each in got}
+    assert sorted(about for _, _, about in alerts) == sorted(str(number) for number in range(12))
+    assert all(message_id == alert_id for message_id, alert_id, _ in alerts)
+    assert len(got) >= 12 + 2
+
+
+async def worker(nats_url: str, count: int) -> asyncio.subprocess.Process:
+    """One that dies after `count` calls."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.metering.alerts.dying", nats_url, str(count)
+    )
 
 
 async def test_two_workers_deliver_once(bus: Bus, webhooks: Webhooks, calls: WebhookCalls, receiver: Receiver) -> None:

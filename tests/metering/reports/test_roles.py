@@ -1,6 +1,10 @@
-"""The roles for a ClickHouse server. chDB has no users: what can be checked without them is."""
+"""The roles for a ClickHouse server. chDB stores none: what it enforces it is given another way."""
 
+import asyncio
+import json
 import re
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +44,15 @@ async def test_every_table_that_tenants_read_is_under_the_policy(clickhouse: Cli
         "SELECT table FROM system.columns WHERE database = 'headwater' AND name = 'tenant_id'"
     )
     assert limited <= {row[0] for row in with_tenant}
+
+
+async def test_a_tenant_sees_its_own_rows_and_what_it_is_granted(clickhouse: ClickHouse, tmp_path: Path) -> None:
+    """The engine itself says so, in a process whose only user has the grants and the row policy of a tenant's."""
+    arguments = ("-m", "tests.metering.reports.tenant_session", str(tmp_path))
+    process = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=asyncio.subprocess.PIPE)
+    printed, _ = await process.communicate()
+    names = await clickhouse.reader.rows("SELECT name FROM system.tables WHERE database = 'headwater'")
+    assert json.loads(printed) == {name: ["acme"] if name in GRANTED else None for (name,) in names}
 
 
 async def test_tenants_can_read_what_is_under_their_views(clickhouse: ClickHouse) -> None:

@@ -133,7 +133,7 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     ALERT_KIND_COST_DRIFT: _AlertKind.ValueType  # 4
     """A week cost far more or less than the one before."""
     ALERT_KIND_PRICE_MISSING: _AlertKind.ValueType  # 5
-    """Calls of a model without a price were priced by the fallback."""
+    """Calls of a model without a price were priced by the fallback, or had tokens and cost nothing."""
     ALERT_KIND_USAGE_GAP: _AlertKind.ValueType  # 6
     """Usage is in the stream and not in the cost tables."""
     ALERT_KIND_USAGE_LATE: _AlertKind.ValueType  # 7
@@ -153,7 +153,7 @@ ALERT_KIND_COST_SPIKE: AlertKind.ValueType  # 3
 ALERT_KIND_COST_DRIFT: AlertKind.ValueType  # 4
 """A week cost far more or less than the one before."""
 ALERT_KIND_PRICE_MISSING: AlertKind.ValueType  # 5
-"""Calls of a model without a price were priced by the fallback."""
+"""Calls of a model without a price were priced by the fallback, or had tokens and cost nothing."""
 ALERT_KIND_USAGE_GAP: AlertKind.ValueType  # 6
 """Usage is in the stream and not in the cost tables."""
 ALERT_KIND_USAGE_LATE: AlertKind.ValueType  # 7
@@ -1116,6 +1116,7 @@ class AuditResponse(_message.Message):
     DIFFERING_HOURS_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    LOST_BEFORE_FIELD_NUMBER: _builtins.int
     first_sequence: _builtins.int
     """The first event looked at."""
     last_sequence: _builtins.int
@@ -1141,10 +1142,16 @@ class AuditResponse(_message.Message):
     differing_hours: _builtins.int
     """Hours of which the two differ although nothing is on its way; this audit recomputes them."""
     complete: _builtins.bool
-    """True when all of it was looked at and nothing is missing, lost or different, or was all mended."""
+    """True when all of it was looked at and nothing is missing, lost or different, or was all mended. False also while
+    earlier audits have found events that are lost.
+    """
     finished: _builtins.bool
     """True when all of it was looked at. Otherwise the call's time was up, or something missing could not be stored: the
     next audit that is not full goes on there.
+    """
+    lost_before: _builtins.int
+    """Events that earlier audits found lost; table audit_findings has which, until somebody notes there that they are
+    explained.
     """
     @_builtins.property
     def gaps(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceRange]:
@@ -1172,10 +1179,11 @@ class AuditResponse(_message.Message):
         differing_hours: _builtins.int = ...,
         complete: _builtins.bool = ...,
         finished: _builtins.bool = ...,
+        lost_before: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "dead_lettered", b"dead_lettered", "differing_hours", b"differing_hours", "duplicates", b"duplicates", "finished", b"finished", "first_sequence", b"first_sequence", "gaps", b"gaps", "last_sequence", b"last_sequence", "lost", b"lost", "missing", b"missing", "replayed", b"replayed", "rollup_usd", b"rollup_usd", "stored", b"stored", "truth_usd", b"truth_usd", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "dead_lettered", b"dead_lettered", "differing_hours", b"differing_hours", "duplicates", b"duplicates", "finished", b"finished", "first_sequence", b"first_sequence", "gaps", b"gaps", "last_sequence", b"last_sequence", "lost", b"lost", "lost_before", b"lost_before", "missing", b"missing", "replayed", b"replayed", "rollup_usd", b"rollup_usd", "stored", b"stored", "truth_usd", b"truth_usd", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
