@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -38,6 +38,7 @@ Retrieve = Callable[[TenantId, Question, int], Awaitable[Found]]
 """Finds passages: tenant, question, most passages. Raises ``Failure``."""
 
 _NOTHING = Found((), np.empty(0, dtype=np.float32), Decimal(0))
+_NO_TOKENS = TokenUsage()
 _CHARS_PER_TOKEN = 4
 
 
@@ -109,38 +110,28 @@ class Generate:
     async def _events(self, account: Account, route: Route) -> AsyncGenerator[StageReport | str | Answer, None]:
         question = account.question
         found = await self._found(account.tenant, question)
-        run = _Run(
-            question,
-            route,
-            account,
-            self._task(question, found),
-            Cascade(
-                [planned.stage.name for planned in route.asked] if found.hits or question.chat else (),
-                route.policy.answer_floor,
-            ),
+        cascade = Cascade(
+            [planned.stage.name for planned in route.asked] if found.hits or question.chat else (),
+            route.policy.answer_floor,
         )
+        run = _Run(question, route, account, self._task(question, found), cascade)
+        left = deque(route.stages)
+        left_out = [replace(planned, skipped="") for planned in left if planned.skipped]
         told = False
-        async with aclosing(self._cascaded(run)) as events:
-            async for event in events:
-                told = told or isinstance(event, str)
-                yield event
+        while left and cascade.next_stage is not None:
+            async with aclosing(self._run(run, left.popleft())) as events:
+                async for event in events:
+                    told = told or isinstance(event, str)
+                    yield event
+            if not left and run.downgraded and cascade.unanswered:
+                # What the router spared is cheaper than what there is no money for.
+                left.extend(left_out)
+                cascade.extend([planned.stage.name for planned in left_out])
+                left_out = []
         answer = _delivered(run, found)
         if answer.text and not told:
             yield answer.text
         yield answer
-
-    async def _cascaded(self, run: _Run) -> AsyncGenerator[StageReport | str, None]:
-        left = deque(run.route.stages)
-        left_out = [replace(planned, skipped="") for planned in left if planned.skipped]
-        while left and run.cascade.next_stage is not None:
-            async with aclosing(self._run(run, left.popleft())) as events:
-                async for event in events:
-                    yield event
-            if not left and run.downgraded and run.cascade.unanswered:
-                # What the router spared is cheaper than what there is no money for.
-                left.extend(left_out)
-                run.cascade.extend([planned.stage.name for planned in left_out])
-                left_out = []
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:
@@ -191,7 +182,7 @@ class Generate:
     async def _run(self, run: _Run, planned: PlannedStage) -> AsyncGenerator[str | StageReport, None]:
         """Runs a stage: the last one's text as it comes, then the stage's report."""
         stage, cascade = planned.stage, run.cascade
-        task = replace(run.task, streamed=run.question.streamed and cascade.at_last)
+        task = replace(run.task, streamed=True) if run.question.streamed and cascade.at_last else run.task
         reference = Reference(run.route.stages[-1].stage, task)
         meter = self._settlement.meter(run.account, stage, planned.policy.max_cost_usd, reference)
         started = time.monotonic()
@@ -253,18 +244,22 @@ def _expected_tokens(question: Question, first: Hold | None) -> int:
 
 
 def _report(planned: PlannedStage, verdict: Verdict, meter: StageMeter, latency: timedelta) -> StageReport:
-    tokens = [call.tokens for call in meter.calls]
+    tokens = [call.tokens for call in meter.calls] or [_NO_TOKENS]
     return StageReport(
         stage=planned.stage.name,
         model=planned.stage.model,
         threshold=planned.threshold,
         verdict=verdict,
         latency=latency,
-        tokens=TokenUsage(**{name: sum(getattr(t, name) for t in tokens) for name in TokenUsage.model_fields}),
+        tokens=tokens[0] if len(tokens) == 1 else _in_all(tokens),
         cost_usd=sum((call.cost_usd for call in meter.calls), Decimal(0)),
         estimated=any(call.estimated for call in meter.calls),
         calls=len(meter.calls),
     )
+
+
+def _in_all(tokens: Sequence[TokenUsage]) -> TokenUsage:
+    return TokenUsage(**{name: sum(getattr(t, name) for t in tokens) for name in TokenUsage.model_fields})
 
 
 def _delivered(run: _Run, found: Found) -> Answer:

@@ -58,11 +58,13 @@ class GenerativeStage:
         asked, deadline = self._asked(task), self._deadline(task)
         answer = prompt.AnswerText(asked.passages) if task.chat is None else None
         completion: Completion | None = None
-        async with aclosing(self._pieces(task, asked.request, meter, deadline)) as pieces:
+        streamed = task.streamed
+        async with aclosing(self._model.complete(asked.request, meter, deadline, streamed=streamed)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, Completion):
                     completion = piece
-                elif text := piece if answer is None else answer.take(piece):
+                come = piece if isinstance(piece, str) else "" if streamed else piece.text
+                if text := come if answer is None else answer.take(come):
                     yield text
         if completion is None:
             raise RuntimeError("a model's pieces end with its completion")
@@ -70,24 +72,12 @@ class GenerativeStage:
         if answer is not None and (text := answer.end()):
             yield text
         draft = self._drafted(task, asked, completion, answer)
-        if not draft.empty:
+        if not draft.empty and (self._policy.samples > 1 or self._verifier is not None):
             drawn = [await _if_any(self._sample(asked, meter, deadline)) for _ in range(self._policy.samples - 1)]
             verification = await _if_any(self._verified(task, draft, meter, deadline))
             samples = tuple(text for text in drawn if text is not None)
             draft = replace(draft, samples=samples, verification=verification)
         yield draft
-
-    async def _pieces(
-        self, task: Task, request: ChatRequest, meter: Meter, deadline: float
-    ) -> AsyncGenerator[str | Completion, None]:
-        if task.streamed:
-            async with aclosing(self._model.complete(request, meter, deadline)) as pieces:
-                async for piece in pieces:
-                    yield piece
-        else:
-            completion = await self._model.completed(request, meter, deadline)
-            yield completion.text
-            yield completion
 
     def _drafted(self, task: Task, asked: _Asked, completion: Completion, answer: prompt.AnswerText | None) -> Draft:
         tokens = len(completion.logprobs) or len(completion.text) // _CHARS_PER_TOKEN + 1

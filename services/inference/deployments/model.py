@@ -51,12 +51,9 @@ class Model:
         self._budget = HedgeBudget(settings.hedge.max_share)
         self._clock = clock
         self._uniform = uniform
-
-    @property
-    def priced_as(self) -> tuple[str, str]:
+        first = min(deployments, key=lambda deployment: (deployment.order, -deployment.weight))
+        self.priced_as = first.provider, first.model
         """Provider and model of the deployment that is asked first when all are well."""
-        first = min(self._deployments, key=lambda deployment: (deployment.order, -deployment.weight))
-        return first.provider, first.model
 
     @property
     def asked(self) -> frozenset[tuple[str, str]]:
@@ -67,15 +64,18 @@ class Model:
         """More tokens than one call can use, at any deployment."""
         return worst_case(request, self._fixed_bytes)
 
-    def complete(self, request: ChatRequest, meter: Meter, deadline: float) -> AsyncGenerator[str | Completion, None]:
-        """Yields the answer's text as it comes and, once every attempt is settled, the completion.
+    async def complete(
+        self, request: ChatRequest, meter: Meter, deadline: float, *, streamed: bool = True
+    ) -> AsyncGenerator[str | Completion, None]:
+        """Yields the answer's text as it comes, if `streamed`, and, once every attempt is settled, the completion.
 
-        It fails over until the first text is out, and after that ends with what happened.
+        It fails over until something is out, and after that ends with what happened.
 
         Args:
             request: what is asked.
             meter: each attempt's reservation and tab.
             deadline: when the answer comes too late, on time.monotonic()'s clock; no attempt begins after it.
+            streamed: whether anybody sees the text as it comes.
 
         Raises:
             NoRoom: as the meter; never retried.
@@ -84,22 +84,6 @@ class Model:
                 deployment has room in its queue. ANSWER_CUT_OFF: the answer broke off after it had begun. Or as the
                 meter.
         """
-        return self._pieces(request, meter, deadline, streamed=True)
-
-    async def completed(self, request: ChatRequest, meter: Meter, deadline: float) -> Completion:
-        """The whole answer. As nobody has seen any of it before, it fails over to the very end.
-
-        Takes and raises what `complete` does.
-        """
-        async with aclosing(self._pieces(request, meter, deadline, streamed=False)) as pieces:
-            async for piece in pieces:
-                if isinstance(piece, Completion):
-                    return piece
-        raise RuntimeError("an attempt ends with its completion or a failure")
-
-    async def _pieces(
-        self, request: ChatRequest, meter: Meter, deadline: float, *, streamed: bool
-    ) -> AsyncGenerator[str | Completion, None]:
         call = Call(request, self.worst(request), meter, deadline)
         attempts = Attempts(self._retry, deadline)
         begun = False
@@ -117,6 +101,17 @@ class Model:
                 self._note(attempts, failed)
             else:
                 return
+
+    async def completed(self, request: ChatRequest, meter: Meter, deadline: float) -> Completion:
+        """The whole answer. As nobody has seen any of it before, it fails over to the very end.
+
+        Takes and raises what `complete` does.
+        """
+        async with aclosing(self.complete(request, meter, deadline, streamed=False)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Completion):
+                    return piece
+        raise RuntimeError("an attempt ends with its completion or a failure")
 
     async def _next(self, attempts: Attempts) -> tuple[Deployment, bool]:
         """Waits until the next attempt may be made: whose it is and whether that is a last resort.
