@@ -1,5 +1,6 @@
 """Streams and buckets, declared once; `headwater streams apply` creates or updates them, consumers never do.
 
+All of them lie on disk: a server that starts again knows nothing of a stream that lay in memory.
 Every stream keeps messages by limits, not by acknowledgement, so what was handled can still be browsed and replayed.
 """
 
@@ -35,7 +36,6 @@ class StreamSpec:
     """What happens at max_bytes; where a message is a promise, producers are refused rather than messages lost."""
     max_msg_bytes: int = 1 * MIB
     duplicate_window: timedelta = timedelta(minutes=2)
-    storage: Literal["file", "memory"] = "file"
     counter: bool = False
     """Every message adds to its subject's whole number, and the acknowledgement tells the sum (ADR-49 of NATS)."""
     max_msgs_per_subject: int = -1
@@ -112,7 +112,6 @@ RATES_STREAM = StreamSpec(
     max_age=timedelta(minutes=3),
     max_bytes=16 * MIB,
     full="drop_oldest",
-    storage="memory",
     counter=True,
     max_msgs_per_subject=1,
 )

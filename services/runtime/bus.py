@@ -250,7 +250,7 @@ class Bus:
             name=spec.name,
             description=spec.purpose,
             subjects=list(spec.subjects),
-            storage=StorageType.MEMORY if spec.storage == "memory" else StorageType.FILE,
+            storage=StorageType.FILE,
             num_replicas=self._settings.replicas,
             max_msgs_per_subject=spec.max_msgs_per_subject,
             max_age=spec.max_age.total_seconds(),
@@ -262,8 +262,13 @@ class Bus:
             allow_msg_counter=spec.counter or None,
         )
         try:
-            await self._js.stream_info(spec.name)
+            before = (await self._js.stream_info(spec.name)).config
         except nats.js.errors.NotFoundError:
+            await self._js.add_stream(config)
+            return
+        if before.storage == StorageType.MEMORY:
+            # Of an earlier release. Its storage cannot be changed, and any restart would have forgotten it.
+            await self._js.delete_stream(spec.name)
             await self._js.add_stream(config)
         else:
             await self._js.update_stream(config)

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import nats
 import pytest
+from nats.js.api import StorageType
 
 from services.contracts.events import DocumentAccepted, derived_id
 from services.contracts.failures import Busy, Conflict, Rejected
-from services.contracts.streams import DEAD_LETTERS_STREAM, DOCUMENTS_BUCKET, DOCUMENTS_STREAM
+from services.contracts.streams import DEAD_LETTERS_STREAM, DOCUMENTS_BUCKET, DOCUMENTS_STREAM, RATES_STREAM, STREAMS
 from services.contracts.tenants import TenantId
-from services.runtime.bus import Bus, connected
+from services.runtime.bus import Bus, apply_streams, connected
 from services.runtime.delivery import CONSUMER_HEADER, REASON_HEADER, Subscription
 from services.runtime.nats_server import embedded_nats_server
 from services.runtime.settings import BusSettings
@@ -223,6 +224,32 @@ async def test_streams_are_applied_twice_without_harm(bus: Bus) -> None:
     await bus.publish("ingest", accepted("one"))
     await bus.apply_stream(DOCUMENTS_STREAM)
     assert len(await bus.browse(DOCUMENTS_STREAM, ">", before=None, limit=10)) == 1
+
+
+async def test_every_stream_outlives_its_server(tmp_path: Path) -> None:
+    """Nobody applies them again when a server has started anew."""
+    folder = tmp_path / "bus"
+    async with (
+        embedded_nats_server(folder, BusSettings()) as url,
+        connected(url, BusSettings(), "test") as bus,
+    ):
+        await apply_streams(bus, STREAMS, ())
+        os.kill(int((folder / "nats.pid").read_text()), signal.SIGKILL)
+        stranger = await nats.connect(url, allow_reconnect=True)
+        names = {info.config.name for info in await stranger.jetstream().streams_info()}
+        await stranger.close()
+    assert names == {spec.name for spec in STREAMS}
+
+
+async def test_a_stream_in_memory_is_made_one_on_disk(bus: Bus, nats_url: str) -> None:
+    """An earlier release had one."""
+    stranger = await nats.connect(nats_url)
+    await stranger.jetstream().delete_stream(RATES_STREAM.name)
+    await stranger.jetstream().add_stream(name=RATES_STREAM.name, subjects=["rates.v1.>"], storage="memory")
+    await bus.apply_stream(RATES_STREAM)
+    storage = (await stranger.jetstream().stream_info(RATES_STREAM.name)).config.storage
+    await stranger.close()
+    assert storage == StorageType.FILE
 
 
 async def test_browsing_pages_backwards(bus: Bus) -> None:

@@ -260,7 +260,7 @@ async def test_a_raised_budget_is_watched_anew(bus: Bus) -> None:
 async def test_a_bus_that_goes_away_takes_no_money_with_it(nats_url: str, bus: Bus, tmp_path: Path) -> None:
     """Killed while 32 calls are reserved and settled: afterwards nothing is reserved, and what was settled is spent."""
     spent: list[Decimal] = []
-    async with admission(bus, monthly_cap_usd=100) as admits:
+    async with admission(bus, monthly_cap_usd=100, requests_per_minute=10**6, tokens_per_day=10**6) as admits:
         stop = asyncio.Event()
         calling = [asyncio.create_task(_call_until(stop, admits, spent)) for _ in range(32)]
         await asyncio.sleep(0.1)
