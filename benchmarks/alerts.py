@@ -29,6 +29,11 @@ def office(hour: int, draw: random.Random) -> float:
     return (10.0 if busy else 1.0) * draw.lognormvariate(0, 0.3)
 
 
+def weekdays(hour: int, draw: random.Random) -> float:
+    """As an office that does nothing at weekends but for a job that costs the same cents every day."""
+    return office(hour, draw) if (hour // 24) % 7 < 5 else 0.01 * (hour % 24 == 2)
+
+
 def steady(hour: int, draw: random.Random) -> float:
     """The same all day, with noise."""
     return 4.0 * draw.lognormvariate(0, 0.25)
@@ -57,13 +62,14 @@ def growing(hour: int, draw: random.Random) -> float:
 
 KINDS: dict[str, Callable[[int, random.Random], float]] = {
     "office": office,
+    "weekdays": weekdays,
     "steady": steady,
     "nightly": nightly,
     "weekly": weekly,
     "seldom": seldom,
     "growing": growing,
 }
-SEASONAL_FOR_DRIFT = ("office", "steady", "nightly", "weekly")
+SEASONAL_FOR_DRIFT = ("office", "weekdays", "steady", "nightly", "weekly", "seldom")
 """Kinds that do not drift by themselves."""
 
 
@@ -147,7 +153,9 @@ def drift_rates(kind: str, detect: Callable[[Sequence[Decimal]], bool], seed: in
     quiet = [detect(days[end - 14 : end]) for end in range(HISTORY_DAYS, DAYS)]
     # Told once a week.
     false_alarms = sum(any(quiet[week : week + 7]) for week in range(0, len(quiet), 7))
-    drifted = [*days[-14:-7], *(day * (100 + percent) / 100 for day in days[-7:])]
+    # What costs cents goes on as it is.
+    grown = (day * (100 + percent) / 100 if day >= FLOOR_USD else day for day in days[-7:])
+    drifted = [*days[-14:-7], *grown]
     return Rates(int(detect(drifted)), 1, false_alarms, JUDGED_DAYS)
 
 

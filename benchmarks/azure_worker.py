@@ -19,6 +19,7 @@ import uvloop
 
 from benchmarks.sink_worker import SUBJECT, Seen, watch
 from services.contracts.events import UsageSettled
+from services.contracts.prices import PriceBook
 from services.contracts.streams import USAGE_STREAM
 from services.metering.accounting import accounting
 from services.metering.clickhouse import ClickHouse, connected
@@ -26,7 +27,7 @@ from services.metering.handlers import UsageHandler
 from services.metering.migrations import migrate, migrations
 from services.metering.rollup import Rollup
 from services.metering.settings import MeteringSettings
-from services.metering.usage_rows import UsageRow, at_cost, usage_columns
+from services.metering.usage_rows import UsageRow, usage_columns
 from services.runtime.bus import Bus
 from services.runtime.bus import connected as bus_connected
 from services.runtime.settings import BusSettings
@@ -55,7 +56,7 @@ async def work(url: str, folder: Path) -> dict[str, Any]:
         # Looking must not wait behind storing.
         eyes = await stack.enter_async_context(connected(SETTINGS, folder))
         await migrate(clickhouse.rollup, migrations())
-        async with accounting(SETTINGS, clickhouse, bus, at_cost, asyncio.Event()):
+        async with accounting(SETTINGS, clickhouse, bus, PriceBook({}), asyncio.Event()):
             watching = asyncio.create_task(watch(eyes, bus, seen))
             print("ready", flush=True)
             told = int(await asyncio.to_thread(sys.stdin.readline))

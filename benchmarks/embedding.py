@@ -1,9 +1,7 @@
 """The same chunks and the same model without the platform, to compare it with."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -55,15 +53,12 @@ class Bare:
         settings = IngestSettings()
         limits = ChunkLimits(window_tokens=self._tokens.window_tokens, max_chunks=settings.max_chunks)
         found = []
-        with tempfile.TemporaryDirectory(prefix="headwater-bench-") as folder:
-            path = Path(folder) / "document"
-            for document in documents:
-                path.write_bytes(document.content)
-                parsed = extract(
-                    path, document.name, max_text_chars=settings.max_text_chars, max_unpacked_bytes=1 << 30
-                )
-                cut = chunks_of(parsed, self._tokens.token_spans, limits)
-                found += [Text(document.name, chunk.embedded_text) for chunk in cut]
+        for document in documents:
+            parsed = extract(
+                document.content, document.name, max_text_chars=settings.max_text_chars, max_unpacked_bytes=1 << 30
+            )
+            cut = chunks_of(parsed, self._tokens.token_spans, limits)
+            found += [Text(document.name, chunk.embedded_text) for chunk in cut]
         return found
 
     def encode(self, texts: Sequence[str]) -> tuple[Vector, float]:

@@ -48,8 +48,9 @@ def events(tenants: int, seed: int) -> Iterator[tuple[Outgoing, int]]:
             f'"outcome_id":"","user":"u{n % 5000}","labels":{{"team":"t{n % 7}"}},'
             f'"tokens":{{"uncached_input":{n % 4000},"cache_read":{n % 300},"cache_write":0,"output":{n % 700},'
             f'"reasoning":0}},"cost_usd":"{cost // 10**12}.{cost % 10**12:012}","price_source":"own:{model}",'
-            f'"estimated":false,"provisional":false,"succeeded":true,"latency_ms":{n % 3000},"batch":false,'
-            '"without_cache_usd":null,"reference_model":"","reference_usd":null}'
+            f'"estimated":false,"provisional":false,"succeeded":true,"latency_ms":{n % 3000},"tokens_estimated":false,'
+            '"batch":false,"without_cache_usd":null,"reference_model":"","reference_usd":null,'
+            '"reference_price_source":"","reference_tokens":null}'
         )
         headers = {
             "Nats-Msg-Id": str(event),

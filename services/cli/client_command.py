@@ -182,6 +182,7 @@ def _shared_options(role: Role, timeout: timedelta) -> list[inspect.Parameter]:
                     help="Longest wait for each call, as 30s or 5m.",
                     metavar="TIME",
                     parser=_timeout,
+                    envvar="HEADWATER_TIMEOUT",
                     rich_help_panel=PANEL,
                 ),
             ],

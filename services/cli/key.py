@@ -100,8 +100,14 @@ async def list_keys(
     tenant: Annotated[str, typer.Argument(help="The tenant; leave it out for the admin keys.")] = "",
 ) -> Exit | None:
     """List a tenant's keys, or the admin keys; never the secrets."""
-    request = tenants_pb2.ListKeysRequest(tenant_id=tenant)
-    keys = (await session.connection.tenants.ListKeys(request, **session.connection.terms)).keys
+    keys: list[tenants_pb2.Key] = []
+    request = tenants_pb2.ListKeysRequest(tenant_id=tenant, page_size=1000)
+    while True:
+        page = await session.connection.tenants.ListKeys(request, **session.connection.terms)
+        keys.extend(page.keys)
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
     if session.json:
         print_json([as_json(key) for key in keys])
         return None

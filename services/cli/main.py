@@ -2,8 +2,9 @@
 
 import importlib
 import os
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -34,7 +35,7 @@ from services.cli import (
     tenant,
 )
 from services.cli.errors import MEANINGS, CommandFailed, Exit, of_failure
-from services.cli.rendering import note
+from services.cli.rendering import note, one_line
 from services.contracts.failures import Failure
 from services.runtime.abandonable import is_abandoned
 
@@ -49,29 +50,34 @@ SERVER_COMMANDS: Mapping[str, str] = MappingProxyType(
         "streams": "Create and update the message streams.",
     }
 )
-CLIENT_COMMANDS = (
-    "tenant",
-    "key",
-    "put",
-    "docs",
-    "search",
-    "ask",
-    "policy",
-    "cascade",
-    "costs",
-    "budget",
-    "forecast",
-    "prices",
-    "audit",
-    "sql",
-    "revenue",
-    "outcomes",
-    "export",
+CLIENT_COMMANDS: Mapping[str, typer.Typer | Callable[[typer.Typer], None]] = MappingProxyType(
+    {
+        "tenant": tenant.app,
+        "key": key.app,
+        "put": put.register,
+        "docs": docs.app,
+        "search": search.register,
+        "ask": ask.register,
+        "policy": policy.app,
+        "cascade": cascade_command.app,
+        "costs": costs.register,
+        "budget": budget.app,
+        "forecast": forecast.register,
+        "prices": prices.app,
+        "alerts": alerts.app,
+        "webhook": alerts.webhook_app,
+        "audit": audit.register,
+        "sql": sql.register,
+        "revenue": load.revenue_app,
+        "outcomes": load.outcomes_app,
+        "export": export.app,
+    }
 )
-"""In the order in which a newcomer needs them."""
+"""Groups of commands, and what adds a single one, in the order in which a newcomer needs them."""
 
 DEBUG = "HEADWATER_DEBUG"
 """When set, a bug in a command shows its traceback."""
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class _Commands(TyperGroup):
@@ -112,20 +118,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(tenant.app, name="tenant")
-app.add_typer(budget.app, name="budget")
-app.add_typer(key.app, name="key")
-app.add_typer(alerts.app, name="alerts")
-app.add_typer(alerts.webhook_app, name="webhook")
-app.add_typer(prices.app, name="prices")
-app.add_typer(load.revenue_app, name="revenue")
-app.add_typer(load.outcomes_app, name="outcomes")
-app.add_typer(export.app, name="export")
-app.add_typer(docs.app, name="docs")
-app.add_typer(policy.app, name="policy")
-app.add_typer(cascade_command.app, name="cascade")
-for _module in (put, search, ask, costs, forecast, audit, sql):
-    _module.register(app)
+for _name, _part in CLIENT_COMMANDS.items():
+    if isinstance(_part, typer.Typer):
+        app.add_typer(_part, name=_name)
+    else:
+        _part(app)
+
+
+def variables() -> frozenset[str]:
+    """The environment variables that commands read, most of them for their options."""
+    options = _parameters(typer.main.get_command(app))
+    return frozenset({DEBUG, *(option.envvar for option in options if option.envvar)})
+
+
+def _parameters(command: Any) -> Iterator[Any]:
+    yield from command.params
+    for inner in getattr(command, "commands", {}).values():
+        yield from _parameters(inner)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -149,6 +158,10 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         return _ended(Exit.FAILED, f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
     except Exception as error:
+        if isinstance(error, UnicodeEncodeError) and _LONE_SURROGATE.search(error.object):
+            # It stands for a typed byte that is no UTF-8. Files may have such names, but no request can hold one.
+            around = error.object[max(0, error.start - 40) : error.end]
+            return _ended(Exit.USAGE, f"what is typed must be UTF-8: {one_line(around)} is not")
         if os.environ.get(DEBUG):
             raise
         return _ended(Exit.FAILED, f"a bug: {type(error).__name__}; set {DEBUG}=1 to see where, and report it")
@@ -162,6 +175,8 @@ def _usage(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "headwater"
     message = error.format_message().rstrip(".")
+    if context and message in {"", "Missing command"}:
+        message = f"missing command: {', '.join(context.command.list_commands(context))}"
     return f"{message[:1].lower()}{message[1:]}; see `{command} --help`"
 
 

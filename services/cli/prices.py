@@ -27,7 +27,7 @@ _File = Annotated[str, typer.Argument(help="The price book, YAML or JSON; - read
 def check(
     file: _File, json_output: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False
 ) -> None:
-    """Check a price book without a server: what is wrong, line by line, as FILE:LINE: REASON."""
+    """Check a price book without a server, which alone knows the tenants: what is wrong, as FILE:LINE: REASON."""
     from services.contracts.price_file import check_price_file
 
     book, problems = check_price_file(read_document(file))

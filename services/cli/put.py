@@ -59,7 +59,7 @@ async def put(
         _print_summary(outcomes)
     if uploading.stopped_by is not None:
         raise uploading.stopped_by
-    return Exit.FAILED if any(outcome.kind == "failed" for outcome in outcomes) else None
+    return Exit.FAILED if any(outcome.reason for outcome in outcomes) else None
 
 
 def _print_summary(outcomes: Sequence[Outcome]) -> None:
@@ -68,7 +68,7 @@ def _print_summary(outcomes: Sequence[Outcome]) -> None:
     kinds = [kind for kind in _STYLES if counts[kind] or (kind == "indexed" and not counts["accepted"])]
     out.print(Text(", ").join(Text(f"{counts[kind]:,} {kind}", style=_STYLES[kind]) for kind in kinds))
     for outcome in outcomes:
-        if outcome.kind == "failed":
+        if outcome.reason:
             out.print(Text("  ").append_text(plain(outcome.file.name, "bold")))
             print_indented(out, plain(outcome.reason))
 

@@ -22,7 +22,7 @@ from services.runtime.telemetry import configure_logging, log
 ALL = "all"
 
 app = typer.Typer()
-streams = typer.Typer(help="Create and update the message streams.", no_args_is_help=True)
+streams = typer.Typer(help="Create and update the message streams.")
 app.add_typer(streams, name="streams")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

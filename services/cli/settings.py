@@ -3,12 +3,12 @@
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from services.cli.data_folder import default_data_folder
@@ -61,6 +61,14 @@ class Settings(BaseSettings):
     inference: InferenceSettings = Field(default_factory=InferenceSettings)
     metering: MeteringSettings = Field(default_factory=MeteringSettings)
 
+    @field_validator("data_dir", mode="before")
+    @classmethod
+    def _named(cls, folder: object) -> object:
+        if folder == "":
+            # pathlib would read the folder that the process happens to run in.
+            raise ValueError("is empty: name a folder, or unset it for the usual one")
+        return folder
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -76,10 +84,7 @@ class Shown:
 _USER_INFO = re.compile(r"//[^/@]+@")
 _QUERY = re.compile(r"(://[^?\s]*)\?\S+")
 """A URL may carry a password or a token, here or there."""
-_OF_COMMANDS = frozenset(
-    {"ADDRESS", "KEY", "TENANT", "TLS", "CA", "DATA_DIR", "DEBUG", "TIMEOUT", "TEST_QDRANT_URL", "PUT_CONCURRENCY"}
-)
-"""Variables that the client commands and the tests read."""
+_OF_TESTS = frozenset({"HEADWATER_TEST_QDRANT_URL"})
 
 
 def load_settings() -> Settings:
@@ -88,19 +93,41 @@ def load_settings() -> Settings:
     Raises:
         Rejected: one is wrong, or names something that does not exist; the sentence says which.
     """
-    fields = {name.upper() for name in Settings.model_fields}
+    # Imported here: it imports what runs a server only for a command that needs it.
+    from services.cli.main import variables
+
+    known = {_variable((name,)) for name in Settings.model_fields} | variables() | _OF_TESTS
     for variable in os.environ:
-        name = variable.removeprefix("HEADWATER_")
-        if name != variable and name.split("__")[0] not in fields | _OF_COMMANDS:
+        if variable.startswith("HEADWATER_") and variable.split("__")[0] not in known:
             raise Rejected("SETTING_UNKNOWN", f"there is no setting {variable}; `headwater check` lists them")
     try:
         return Settings()
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False, include_context=False)
-        told = "; ".join(f"{_variable(problem['loc'])}: {problem['msg']}" for problem in problems)
+        told = "; ".join(f"{_variable(problem['loc'])}: {_told(problem)}" for problem in problems)
         raise Rejected("SETTINGS_INVALID", told) from error
     except SettingsError as error:
         raise Rejected("SETTINGS_INVALID", _not_json()) from error
+
+
+def _told(problem: Mapping[str, Any]) -> str:
+    """What is wrong, in words: nobody reads a pattern, but its field's description says what is meant."""
+    if problem["type"] != "string_pattern_mismatch":
+        return str(problem["msg"]).removeprefix("Value error, ")
+    section: type[BaseModel] = Settings
+    description: str | None = None
+    for name in problem["loc"]:
+        # Names that are no fields are keys of a mapping or places in a list.
+        if field := section.model_fields.get(str(name)):
+            section, description = _section_in(field.annotation) or section, field.description
+    return f"does not fit what it is: {description}"
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The settings that a field holds, itself or in a mapping or a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _section_in(inner))), None)
 
 
 def _not_json() -> str:

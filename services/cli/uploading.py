@@ -33,11 +33,11 @@ class Outcome:
 
     file: LocalFile
     kind: Kind
-    """`accepted`: it is durable and nobody waited for more."""
+    """`accepted`: it is durable, and nobody waited for more or could."""
     document_id: str = ""
     chunk_count: int = 0
     reason: str = ""
-    """Why it failed, in words."""
+    """Why it failed, or why nobody knows how an accepted one fares, in words."""
 
 
 class Progress(Protocol):
@@ -90,7 +90,7 @@ class Uploading:
             except OSError as error:
                 self._failed(file, error.strerror or str(error))
             except grpc.aio.AioRpcError as error:
-                self._call_failed(file, error)
+                self._failed(file, self._failure(error).message)
             else:
                 await self._took(_Accepted(file, response.document, response.unchanged), accepted)
             self._progress.uploaded()
@@ -126,7 +126,7 @@ class Uploading:
             try:
                 self._finished(await self._watch(taken))
             except grpc.aio.AioRpcError as error:
-                self._call_failed(taken.file, error, taken.document.document_id)
+                self._watch_failed(taken, error)
         # One end for all watchers: each hands it on.
         accepted.put_nowait(None)
 
@@ -136,18 +136,22 @@ class Uploading:
         async for change in self._session.connection.ingest.WatchDocument(request, **self._session.connection.terms):
             if change.document.state in _FINAL:
                 return _outcome(taken, change.document)
-        reason = f"accepted, but the server stopped telling how it fares: see `headwater docs show {document_id}`"
-        return Outcome(taken.file, "failed", document_id, reason=reason)
+        return _unknown(taken, "the server stopped telling how it fares")
 
-    def _call_failed(self, file: LocalFile, error: grpc.aio.AioRpcError, document_id: str = "") -> None:
+    def _watch_failed(self, taken: _Accepted, error: grpc.aio.AioRpcError) -> None:
+        failure = self._failure(error)
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            self._failed(taken.file, failure.message, taken.document.document_id)
+        elif error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            self._finished(_unknown(taken, f"not indexed within {in_words(self._session.timeout)}"))
+        else:
+            self._finished(_unknown(taken, failure.message))
+
+    def _failure(self, error: grpc.aio.AioRpcError) -> CommandFailed:
         failure = self._session.failure(error)
         if failure.concerns_every_call:
             self.stopped_by = self.stopped_by or failure
-        reason = failure.message
-        if document_id and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-            waited = in_words(self._session.timeout)
-            reason = f"accepted, but not indexed within {waited}: see `headwater docs show {document_id}`"
-        self._failed(file, reason, document_id)
+        return failure
 
     def _failed(self, file: LocalFile, reason: str, document_id: str = "") -> None:
         self._finished(Outcome(file, "failed", document_id, reason=reason))
@@ -162,6 +166,13 @@ def _open(path: Path) -> BinaryIO:
         # Opening a pipe would wait for its writer, for ever if there is none.
         raise OSError(0, "not a regular file")
     return path.open("rb")
+
+
+def _unknown(taken: _Accepted, why: str) -> Outcome:
+    """The server has it and will see it through, but nobody here sees that."""
+    document_id = taken.document.document_id
+    reason = f"accepted, but {why}: see `headwater docs show {document_id}`"
+    return Outcome(taken.file, "accepted", document_id, reason=reason)
 
 
 def _outcome(taken: _Accepted, document: ingest_pb2.Document) -> Outcome:

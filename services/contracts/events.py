@@ -5,13 +5,30 @@ An event travels as JSON in a CloudEvents binary envelope (headers). Its subject
 Fields may be added with a default; a change of meaning needs a new ``schema_version``.
 """
 
+import json
+import re
+from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 from uuid import UUID, uuid5
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PlainSerializer,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
 
+from services.contracts.amounts import plain
 from services.contracts.tenants import TENANT_ID_PATTERN, TenantId
 
 NAMESPACE = UUID("6b1f4b0e-5a57-5e0b-9a53-1f4a3f0d7a10")
@@ -20,6 +37,41 @@ NAMESPACE = UUID("6b1f4b0e-5a57-5e0b-9a53-1f4a3f0d7a10")
 MAX_TOKENS_PER_CALL = 100_000_000
 """More than any model takes or gives in one call; a larger count is a broken producer."""
 
+MAX_LATENCY_MS = 7 * 24 * 3600 * 1000
+"""Longer than any call is waited for; a larger one is a broken clock, and would be every percentile."""
+
+AMOUNT_TEXT: Final = re.compile(r"[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,2})?")
+"""Exponents, because producers of earlier releases wrote small amounts with one."""
+
+
+def _amount(value: object) -> Decimal:
+    """An amount as it is written: digits. Python would take 1_000, other scripts' digits and blanks, JSON a float."""
+    if isinstance(value, Decimal):
+        return value
+    if isinstance(value, str) and AMOUNT_TEXT.fullmatch(value):
+        return Decimal(value)
+    raise PydanticCustomError("amount", 'write an amount as text of plain digits, as "0.0125"')
+
+
+_DATE_FIRST: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}.")
+_TIME: Final = TypeAdapter(datetime)
+
+
+def _moment(value: object, info: ValidationInfo) -> object:
+    """A time as it is written: pydantic would take a number, and the text of one, for seconds since 1970."""
+    if info.mode == "python":
+        return value
+    if isinstance(value, str) and _DATE_FIRST.match(value):
+        with suppress(ValidationError):
+            return _TIME.validate_python(value)
+    raise PydanticCustomError("moment", "write a time as 2026-11-21T09:30:00Z")
+
+
+_AS_WRITTEN = (
+    BeforeValidator(_amount),
+    PlainSerializer(plain, when_used="json"),
+    WithJsonSchema({"type": "string", "pattern": f"^{AMOUNT_TEXT.pattern}$"}),
+)
 TenantField = Annotated[TenantId, Field(pattern=TENANT_ID_PATTERN)]
 TokenCount = Annotated[int, Field(ge=0, le=MAX_TOKENS_PER_CALL)]
 Label = Annotated[str, Field(max_length=200)]
@@ -27,9 +79,9 @@ Labels = Annotated[dict[Label, Label], Field(max_length=16)]
 MAX_USD_PER_CALL = 1_000_000_000
 """More than the dearest price makes of the most tokens; sums of it overflow nowhere."""
 CallDollars = Annotated[
-    Decimal, Field(ge=0, le=MAX_USD_PER_CALL, max_digits=38, decimal_places=12, allow_inf_nan=False)
+    Decimal, Field(ge=0, le=MAX_USD_PER_CALL, max_digits=38, decimal_places=12, allow_inf_nan=False), *_AS_WRITTEN
 ]
-Dollars = Annotated[Decimal, Field(ge=0, max_digits=38, decimal_places=12, allow_inf_nan=False)]
+Dollars = Annotated[Decimal, Field(ge=0, max_digits=38, decimal_places=12, allow_inf_nan=False), *_AS_WRITTEN]
 """US dollars, to the pico-dollar."""
 DocumentId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
 ContentHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -52,7 +104,7 @@ class Event(BaseModel):
 
     schema_version: Literal[1] = 1
     event_id: UUID
-    event_time: AwareDatetime
+    event_time: Annotated[AwareDatetime, BeforeValidator(_moment)]
     """When it happened, fixed when the event is made: a retry carries the same time."""
     tenant: TenantField
 
@@ -63,12 +115,27 @@ class Event(BaseModel):
 
     @classmethod
     def decode(cls, payload: bytes) -> Self:
-        """Reads an event.
+        """Reads an event, taking nothing for what it is not: no text for a number, no 1 for true.
 
         Raises:
-            pydantic.ValidationError: the payload is not this event in a known version.
+            pydantic.ValidationError: the payload is not this event in a known version, or says something twice.
         """
-        return cls.model_validate_json(payload)
+        event = cls.model_validate_json(payload, strict=True)
+        try:
+            json.loads(payload, object_pairs_hook=_each_once, parse_int=str)
+        except _SaidTwiceError:
+            wrong = PydanticCustomError("said_twice", "a name stands twice in one object")
+            raise ValidationError.from_exception_data(cls.__name__, [{"type": wrong, "input": None}]) from None
+        return event
+
+
+class _SaidTwiceError(Exception):
+    """Readers differ in which of two values they believe."""
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> None:
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise _SaidTwiceError
 
 
 class DocumentAccepted(Event):
@@ -158,7 +225,7 @@ class UsageSettled(Event):
     """It stands in for a call whose process died before it could tell; the truth replaces it, told before or after."""
     succeeded: bool = True
     """The call gave a result; a failed call may cost all the same."""
-    latency_ms: NonNegativeInt = 0
+    latency_ms: Annotated[int, Field(ge=0, le=MAX_LATENCY_MS)] = 0
     tokens_estimated: bool = False
     """The provider did not tell the usage, or nobody believes it; whatever the price is worth."""
     batch: bool = False
@@ -169,6 +236,10 @@ class UsageSettled(Event):
     """What would have answered without a cascade, as <provider>/<model>: the last stage of the policy."""
     reference_usd: CallDollars | None = None
     """What reference_model would have cost for this call's request, by estimate; None: not known."""
+    reference_price_source: Label = ""
+    """Which entry of the price book reference_usd was priced by."""
+    reference_tokens: TokenUsage | None = None
+    """What reference_usd is the price of, by estimate; None: this call is the reference itself, or it is not known."""
 
 
 class BudgetThresholdReached(Event):

@@ -8,6 +8,7 @@
     ├── Conflict          it is there already        ALREADY_EXISTS       dead-letter, term
     ├── Exhausted         a limit is reached         RESOURCE_EXHAUSTED   nak until it resets
     └── Busy              a dependency is away       UNAVAILABLE          nak with backoff
+        └── Overdue       the caller's time was up   DEADLINE_EXCEEDED    nak with backoff
 
 Any other exception is a bug: INTERNAL with an id in the message and the detail in the log.
 """
@@ -74,3 +75,7 @@ class Busy(Failure):
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(reason, message, retry_after=retry_after, metadata=metadata)
+
+
+class Overdue(Busy):
+    """The time that the caller gave was up first; with more of it the same call may succeed."""

@@ -17,6 +17,8 @@ _MILLION = Decimal(1_000_000)
 
 Rate = Annotated[Decimal, Field(ge=0, le=1_000_000, decimal_places=6)]
 """US dollars per million tokens."""
+PaidRate = Annotated[Decimal, Field(gt=0, le=1_000_000, decimal_places=6)]
+"""The same, never nothing."""
 
 
 class Price(BaseModel):
@@ -72,9 +74,24 @@ class Price(BaseModel):
         return (total / _MILLION).quantize(PICO, ROUND_HALF_EVEN)
 
 
+class Fallback(Price):
+    """The price of a model that nobody prices: no token of it is free."""
+
+    input: PaidRate
+    cache_read: PaidRate | None = None
+    cache_write: PaidRate | None = None
+    output: PaidRate
+    reasoning: PaidRate | None = None
+
+
 def input_tokens(tokens: TokenUsage) -> int:
     """Input tokens of every class."""
     return tokens.uncached_input + tokens.cache_read + tokens.cache_write
+
+
+def read_and_written(tokens: TokenUsage) -> TokenUsage:
+    """As another model would take the same call: nothing of it in a cache, all of its output visible."""
+    return TokenUsage(uncached_input=input_tokens(tokens), output=tokens.output + tokens.reasoning)
 
 
 def uncached(tokens: TokenUsage) -> TokenUsage:

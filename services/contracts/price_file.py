@@ -1,7 +1,7 @@
 """The price book as a file: our own prices and mark-ups, from when to when. docs/prices.md describes it."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import pairwise
@@ -9,14 +9,14 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from services.contracts.document_problems import Kind, misfit, told_at_once
+from services.contracts.document_problems import Kind, instead, misfit, told_at_once
 from services.contracts.documents import Node, Problem, UnreadableError, plain, read, shown
 from services.contracts.failures import Rejected
-from services.contracts.price import Price
+from services.contracts.price import Fallback, Price
 from services.contracts.tenants import TENANT_ID_PATTERN
 
 ANY = "*"
-"""Every tenant without mark-ups of its own."""
+"""Every tenant, while it has no mark-up of its own."""
 ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
 NEVER = datetime(2200, 1, 1, tzinfo=UTC)
 MOST_ENTRIES = 5000
@@ -102,7 +102,7 @@ class Markup(_Dated):
     """How much more than their cost a tenant is charged for calls."""
 
     tenant: str = Field(pattern=rf"^\*$|{TENANT_ID_PATTERN}")
-    """ANY: every tenant that has none of its own."""
+    """ANY: every tenant at times for which it has none of its own."""
     percent: Decimal = Field(ge=-100, le=1000, decimal_places=4)
 
 
@@ -111,7 +111,7 @@ class BookFile(_Part):
 
     prices: tuple[Entry, ...] = Field(default=(), max_length=MOST_ENTRIES)
     markups: tuple[Markup, ...] = Field(default=(), max_length=MOST_ENTRIES)
-    fallback: Price | None = None
+    fallback: Fallback | None = None
     """For models that nobody prices; None: the platform's own."""
 
 
@@ -120,7 +120,7 @@ _KIND = Kind(
     BookFile,
     parts={
         "per_million": Price,
-        "fallback": Price,
+        "fallback": Fallback,
         "tiers": Tier,
         "prices": Entry,
         "markups": Markup,
@@ -130,25 +130,26 @@ _KIND = Kind(
         "decimal_max_places": "is too fine: at most {decimal_places} decimals",
         "decimal_type": "must be a number such as 0.25",
         "decimal_parsing": "must be a number such as 0.25",
+        "greater_than": "must be more than {gt}: a model that nobody prices is never free",
     },
 )
 _D = TypeVar("_D", bound=_Dated)
 
 
-def parse_price_file(text: str) -> BookFile:
-    """The price book in `text`, YAML or JSON.
+def parse_price_file(text: str, tenants: Collection[str] | None = None) -> BookFile:
+    """The price book in `text`, YAML or JSON; its mark-ups may name `tenants` alone, anyone when they are not known.
 
     Raises:
         Rejected: it is wrong; the message tells everything that is, "line 12: …; line 14: …".
     """
-    book, problems = check_price_file(text)
+    book, problems = check_price_file(text, tenants)
     if book is None:
         raise Rejected("PRICES_INVALID", told_at_once(problems))
     return book
 
 
-def check_price_file(text: str) -> tuple[BookFile | None, list[Problem]]:
-    """The price book in `text`, None if anything is wrong, and what is wrong in the order of lines."""
+def check_price_file(text: str, tenants: Collection[str] | None = None) -> tuple[BookFile | None, list[Problem]]:
+    """As parse_price_file: the price book, None if anything is wrong, and what is wrong in the order of lines."""
     try:
         document, problems = read(text, exact=True)
     except UnreadableError as error:
@@ -159,7 +160,10 @@ def check_price_file(text: str) -> tuple[BookFile | None, list[Problem]]:
     except ValidationError as error:
         problems += _KIND.problems(document, error)
     problems += _overlaps(_readable(document, "prices", Entry), lambda entry: entry.model)
-    problems += _overlaps(_readable(document, "markups", Markup), lambda markup: markup.tenant)
+    markups = list(_readable(document, "markups", Markup))
+    problems += _overlaps(markups, lambda markup: markup.tenant)
+    if tenants is not None:
+        problems += _unknown_tenants(markups, tenants)
     return (None if problems else book), sorted(set(problems))
 
 
@@ -171,6 +175,12 @@ def _readable(document: Node, field: str, kind: type[_D]) -> Iterable[tuple[int,
             yield node.line, kind.model_validate(plain(node))
         except ValidationError:
             continue
+
+
+def _unknown_tenants(markups: Iterable[tuple[int, Markup]], tenants: Collection[str]) -> Iterable[Problem]:
+    for line, markup in markups:
+        if markup.tenant != ANY and markup.tenant not in tenants:
+            yield Problem(line, f"there is no tenant {shown(markup.tenant)}{instead(markup.tenant, tenants)}")
 
 
 def _overlaps(entries: Iterable[tuple[int, _D]], name_of: Any) -> list[Problem]:

@@ -12,14 +12,13 @@ from decimal import Decimal
 from typing import Protocol, TypeVar
 
 from services.contracts.events import TokenUsage
-from services.contracts.price import EXACT, PICO, Price, input_tokens, uncached
+from services.contracts.price import EXACT, PICO, Fallback, Price, input_tokens, uncached
 from services.contracts.price_file import ANY, BookFile, Entry, Markup
 from services.contracts.snapshot_prices import MOST_SOURCE_CHARS, snapshot_cost, snapshot_price, snapshot_source
 
-__all__ = ["FALLBACK", "FALLBACK_PRICE", "LOCAL_PRICES", "PICO", "Applied", "Cost", "Price", "PriceBook"]
+__all__ = ["FALLBACK_PRICE", "LOCAL_PRICES", "PICO", "Applied", "Charged", "Cost", "Price", "PriceBook", "is_fallback"]
 
-FALLBACK = "fallback"
-"""The source of the price of a model that nobody knows."""
+_FALLBACK = "fallback"
 MOST_USD = Decimal("99999999999999999999999999.999999999999")
 """What a column of Decimal(38, 12) holds."""
 
@@ -31,6 +30,15 @@ class Cost:
     usd: Decimal
     price_source: str
     estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Charged:
+    """What a tenant is charged for a call and by which mark-up."""
+
+    usd: Decimal
+    source: str = ""
+    """The mark-up in the versioned book; empty: none, the call is charged at its cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +54,17 @@ class Applied:
     @property
     def estimated(self) -> bool:
         """Nobody knows the model."""
-        return self.source == FALLBACK
+        return is_fallback(self.source)
 
 
 LOCAL_PRICES: Mapping[str, Price] = {
     "local/all-minilm-l6-v2": Price(input=Decimal("0.01")),
+    "local/extract-1": Price(input=Decimal("0.01")),
+    "local/extract-20": Price(input=Decimal("0.01")),
 }
-"""What an operator is charged for the CPU of a local model, until they set their own."""
+"""What an operator is charged for the CPU of a local model or stage, until they set their own."""
 
-FALLBACK_PRICE = Price(input=Decimal(10), output=Decimal(30))
+FALLBACK_PRICE = Fallback(input=Decimal(10), output=Decimal(30))
 """For a model without a price: high, so that a forgotten price is noticed and a budget errs on the safe side."""
 
 
@@ -63,7 +73,7 @@ class _Version:
 
     def __init__(self, number: int, file: BookFile) -> None:
         self.number = number
-        self.fallback = file.fallback
+        self.fallback = file.fallback or FALLBACK_PRICE
         self._entries: dict[str, list[Entry]] = defaultdict(list)
         for entry in file.prices:
             self._entries[entry.model].append(entry)
@@ -76,17 +86,15 @@ class _Version:
         return _at(entries, at) if entries else None
 
     def markup(self, tenant: str, at: datetime) -> Markup | None:
-        markups = self._markups.get(tenant) or self._markups.get(ANY)
-        return _at(markups, at) if markups else None
+        return _at(self._markups.get(tenant, ()), at) or _at(self._markups.get(ANY, ()), at)
 
 
 class PriceBook:
     """Prices of models, by provider and name."""
 
-    def __init__(self, own: Mapping[str, Price], fallback: Price = FALLBACK_PRICE) -> None:
+    def __init__(self, own: Mapping[str, Price]) -> None:
         """`own` is keyed by ``<provider>/<model>``."""
         self._own = {**LOCAL_PRICES, **own}
-        self._fallback = fallback
         self._shelf = [_Version(0, BookFile())]
         """Holds the current version, for this book and those made of it."""
 
@@ -101,13 +109,13 @@ class PriceBook:
 
     def with_own(self, own: Mapping[str, Price]) -> "PriceBook":
         """The book with further own prices, which come before those it has."""
-        book = PriceBook({**self._own, **own}, self._fallback)
+        book = PriceBook({**self._own, **own})
         book._shelf = self._shelf
         return book
 
     def pinned(self) -> "PriceBook":
         """The book as it is now: it follows no later version."""
-        book = PriceBook(self._own, self._fallback)
+        book = PriceBook(self._own)
         book._shelf = list(self._shelf)
         return book
 
@@ -123,7 +131,7 @@ class PriceBook:
         snapshot_usd = snapshot_cost(provider, model, tokens, at)
         if snapshot_usd is not None:
             return Cost(snapshot_usd, snapshot_source(key))
-        return Cost((version.fallback or self._fallback).cost_usd(tokens), FALLBACK, estimated=True)
+        return Cost(version.fallback.cost_usd(tokens), _fallback_source(version.number), estimated=True)
 
     def most(self, provider: str, model: str, tokens: TokenUsage, at: datetime) -> Cost:
         """The most that a call of no more than `tokens` can cost, however a provider caches its input.
@@ -149,14 +157,16 @@ class PriceBook:
         """What `tokens` would have cost, in US dollars, had the provider cached nothing."""
         return self.cost(provider, model, uncached(tokens), at, batch=batch).usd
 
-    def charged(self, tenant: str, cost_usd: Decimal, at: datetime) -> Decimal:
-        """What `tenant` is charged, in US dollars to the pico-dollar, for a call at `at` that cost `cost_usd`."""
-        markup = self._shelf[0].markup(tenant, at)
+    def charged(self, tenant: str, cost_usd: Decimal, at: datetime) -> Charged:
+        """What `tenant` is charged, to the pico-dollar, for a call at `at` that cost `cost_usd`."""
+        version = self._shelf[0]
+        markup = version.markup(tenant, at)
         if markup is None:
-            return cost_usd
+            return Charged(cost_usd)
         exact = EXACT.multiply(cost_usd, 1 + markup.percent / 100)
         # An absurd cost must not become one that no row can hold: its whole batch would be refused for good.
-        return min(exact.quantize(PICO, context=EXACT), MOST_USD)
+        usd = min(exact.quantize(PICO, context=EXACT), MOST_USD)
+        return Charged(usd, _book_source(version.number, markup.tenant))
 
     def markup_percent(self, tenant: str, at: datetime) -> Decimal:
         """How much more than the cost `tenant` is charged for calls at `at`."""
@@ -173,7 +183,7 @@ class PriceBook:
             return Applied(_own_source(key), own)
         if snapshot_cost(provider, model, TokenUsage(), at) is not None:
             return Applied(snapshot_source(key), snapshot_price(provider, model, TokenUsage(), at))
-        return Applied(FALLBACK, version.fallback or self._fallback)
+        return Applied(_fallback_source(version.number), version.fallback)
 
 
 class _Dated(Protocol):
@@ -202,6 +212,16 @@ def _most_by(entry: Entry, tokens: TokenUsage) -> Decimal:
         *(tier.per_million for tier in entry.tiers if tier.above_input_tokens < given),
     ]
     return max(price.most_usd(tokens) for price in prices)
+
+
+def is_fallback(price_source: str) -> bool:
+    """Nobody knew the model's price."""
+    # Without a version in what the first producers told.
+    return price_source.startswith(_FALLBACK)
+
+
+def _fallback_source(version: int) -> str:
+    return f"{_FALLBACK}:{version}"
 
 
 def _book_source(version: int, key: str) -> str:

@@ -30,9 +30,12 @@ class ExtractStage:
 
     operation: Literal["chat", "embeddings"] = "embeddings"
 
-    def __init__(self, name: str, settings: ExtractSettings, logistic: Logistic, embedder: Embedder) -> None:
+    def __init__(
+        self, name: str, priced_as: str, settings: ExtractSettings, logistic: Logistic, embedder: Embedder
+    ) -> None:
+        """`priced_as` is its model in usage, as <provider>/<model>: apart from embeddings, which have a price too."""
         self.name = name
-        self.model = embedder.model
+        self._provider, _, self.model = priced_as.partition("/")
         self._settings = settings
         self._logistic = logistic
         self._embedder = embedder
@@ -40,7 +43,7 @@ class ExtractStage:
     def worst(self, task: Task) -> tuple[str, str, TokenUsage]:
         """Its one call: as many sentences as it may embed, each cut to the model's window."""
         tokens = self._settings.embedded_sentences * (self._embedder.window_tokens + _SPECIAL_TOKENS)
-        return self._embedder.provider, self.model, TokenUsage(uncached_input=tokens)
+        return self._provider, self.model, TokenUsage(uncached_input=tokens)
 
     async def draft(self, task: Task, meter: Meter) -> AsyncGenerator[str | Draft, None]:
         """Yields the draft, in one piece."""

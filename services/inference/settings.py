@@ -68,7 +68,9 @@ class InferenceSettings(Section):
     extract_1: Extract1Settings = Field(default_factory=Extract1Settings)
     extract_20: Extract20Settings = Field(default_factory=Extract20Settings)
     models: dict[Alias, ModelSettings] = Field(
-        default_factory=dict, description="generative models by alias, each with its deployments; policies name aliases"
+        default_factory=dict,
+        description="generative models by alias (letters, digits, _ . : -), each with its deployments; policies name "
+        "aliases",
     )
     default_model: str = Field(
         default="", description="alias that is asked last where no policy is in force; unset takes the first of models"

@@ -12,7 +12,8 @@ from uuid import UUID
 
 from services.contracts.events import TokenUsage, UsageSettled, truncated_to_millis, usage_event_id
 from services.contracts.failures import Busy
-from services.contracts.prices import PriceBook
+from services.contracts.price import read_and_written
+from services.contracts.prices import Cost, PriceBook
 from services.contracts.tenants import TenantId
 from services.inference.admission.admission import Entry
 from services.inference.admission.holds import Hold
@@ -135,7 +136,7 @@ class Settlement:
                 "succeeded": call.succeeded,
                 "latency_ms": round((time.monotonic() - call.started) * 1000),
                 "without_cache_usd": self._without_cache(hold, tab.tokens),
-                **self._compared(hold, tab, cost.usd, reference),
+                **self._compared(hold, tab, cost, reference),
             }
         )
         # What is settled is told, or nobody would tell it should this process die in between.
@@ -157,24 +158,22 @@ class Settlement:
         return self._prices.without_cache(call.provider, call.model, tokens, call.event_time)
 
     def _compared(
-        self, call: UsageSettled, tab: Tab, cost_usd: Decimal, reference: Reference | None
-    ) -> dict[str, str | Decimal]:
+        self, call: UsageSettled, tab: Tab, cost: Cost, reference: Reference | None
+    ) -> dict[str, str | Decimal | TokenUsage]:
         """What the reference would have cost for the request: it reads as much, by estimate, and answers as long."""
         if reference is None or tab.tokens is None:
             return {}
         if reference.stage.name == call.stage:
-            return {"reference_model": f"{call.provider}/{call.model}", "reference_usd": cost_usd}
+            return _told_reference(call.provider, call.model, cost)
         provider, model, worst = reference.stage.worst(reference.task)
         if reference.stage.operation == "embeddings":
             tokens = worst
         elif call.operation == "chat":
-            used = tab.tokens
-            given = used.uncached_input + used.cache_read + used.cache_write
-            tokens = TokenUsage(uncached_input=given, output=used.output + used.reasoning)
+            tokens = read_and_written(tab.tokens)
         else:
             tokens = TokenUsage(uncached_input=worst.uncached_input // _BYTES_PER_TOKEN, output=tab.answer_tokens)
-        usd = self._prices.cost(provider, model, tokens, call.event_time).usd
-        return {"reference_model": f"{provider}/{model}", "reference_usd": usd}
+        estimate = self._prices.cost(provider, model, tokens, call.event_time)
+        return _told_reference(provider, model, estimate) | {"reference_tokens": tokens}
 
     def hold_of(
         self,
@@ -303,6 +302,14 @@ class StageMeter:
         reference = None if self.calls else self._reference
         if (settled := await self._settlement.settle(call, self._account, reference)) is not None:
             self.calls.append(settled)
+
+
+def _told_reference(provider: str, model: str, cost: Cost) -> dict[str, str | Decimal | TokenUsage]:
+    return {
+        "reference_model": f"{provider}/{model}",
+        "reference_usd": cost.usd,
+        "reference_price_source": cost.price_source,
+    }
 
 
 def _event_id(tenant: TenantId, call_id: UUID, stage: str, number: int) -> UUID:

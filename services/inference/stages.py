@@ -30,8 +30,8 @@ class Stages:
         if embedder is not None:
             one, twenty = settings.extract_1, settings.extract_20
             self._local = {
-                EXTRACT_1: lambda policy: ExtractStage(policy.name, one, BEST_SENTENCE, embedder),
-                EXTRACT_20: lambda policy: ExtractStage(policy.name, twenty, SHORT_ANSWER, embedder),
+                EXTRACT_1: lambda policy: ExtractStage(policy.name, EXTRACT_1, one, BEST_SENTENCE, embedder),
+                EXTRACT_20: lambda policy: ExtractStage(policy.name, EXTRACT_20, twenty, SHORT_ANSWER, embedder),
             }
         self._made: dict[tuple[str, int], tuple[Stage, ...]] = {}
 

@@ -35,17 +35,17 @@ class Blobs:
         except (BaseError, OSError) as error:
             raise _busy() from error
 
-    async def fetch(self, tenant: TenantId, document_id: str, upload_id: UUID, target: Path) -> None:
-        """Copies a blob into the file `target`.
+    async def fetch(self, tenant: TenantId, document_id: str, upload_id: UUID, target: IO[bytes]) -> None:
+        """Copies a blob into `target`, to its end.
 
         Raises:
             Missing: there is no such blob.
         """
         try:
             found = await obstore.get_async(self._store, _path(tenant, document_id, upload_id))
-            with target.open("wb") as file:
-                async for piece in found.stream(min_chunk_size=_COPY_BYTES):
-                    file.write(piece)
+            async for piece in found.stream(min_chunk_size=_COPY_BYTES):
+                target.write(piece)
+            target.flush()
         except FileNotFoundError as error:
             raise Missing(
                 "BLOB_MISSING", "the document's bytes are gone from the object store: put it again"

@@ -10,7 +10,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from services.contracts.events import derived_id, truncated_to_millis
 from services.contracts.failures import Conflict, Missing
 from services.contracts.tenants import TenantId
-from services.runtime.buckets import Bucket, Entry
+from services.runtime.buckets import Bucket
+from services.runtime.page_tokens import last_key, page_token_after
+from services.runtime.records import Records
 
 
 class State(StrEnum):
@@ -76,6 +78,8 @@ class Documents:
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
+        self.records = Records(bucket, Document.model_validate_json)
+        """For watching, as the bucket is."""
 
     @property
     def bucket(self) -> Bucket:
@@ -83,15 +87,18 @@ class Documents:
         return self._bucket
 
     async def find(self, tenant: TenantId, document_id: str) -> tuple[Document, int] | None:
-        """The record and its revision, or None."""
-        entry = await self._bucket.get(key_of(tenant, document_id))
-        return None if entry is None else (read(entry), entry.revision)
+        """The record and its revision, or None.
+
+        Raises:
+            Missing: the record cannot be read.
+        """
+        return await self.records.find(key_of(tenant, document_id))
 
     async def get(self, tenant: TenantId, document_id: str) -> tuple[Document, int]:
         """The record and its revision.
 
         Raises:
-            Missing: the tenant has no such document.
+            Missing: the tenant has no such document, or its record cannot be read.
         """
         found = await self.find(tenant, document_id)
         if found is None:
@@ -101,15 +108,20 @@ class Documents:
     async def page(
         self, tenant: TenantId, *, after: str, limit: int, state: State | None
     ) -> tuple[list[Document], str]:
-        """A page of the tenant's records by id, and where the next one starts ("" after the last)."""
-        records = [read(entry) for entry in await self._bucket.entries(f"{tenant}.>")]
-        wanted = [r for r in records if r.document_id > after and (state is None or r.state is state)]
+        """A page of the tenant's records by id, and the token of the next one ("" after the last).
+
+        Raises:
+            Rejected: `after` is no token of this list.
+        """
+        last = last_key("documents", after)
+        records = [record for _, record in await self.records.listed(f"{tenant}.>")]
+        wanted = [r for r in records if r.document_id > last and (state is None or r.state is state)]
         page = wanted[:limit]
-        return page, page[-1].document_id if len(wanted) > limit else ""
+        return page, page_token_after("documents", page[-1].document_id) if len(wanted) > limit else ""
 
     async def everyones(self) -> list[tuple[TenantId, Document]]:
         """Every tenant's records."""
-        return [(TenantId(entry.key.split(".", 1)[0]), read(entry)) for entry in await self._bucket.entries()]
+        return [(TenantId(key.split(".", 1)[0]), record) for key, record in await self.records.listed()]
 
     async def replace(self, tenant: TenantId, new: Document, revision: int | None) -> bool:
         """Writes `new` if the record is still at `revision` (None: if there is none); tells whether it did."""
@@ -135,11 +147,6 @@ class Documents:
 def key_of(tenant: TenantId, document_id: str) -> str:
     """The record's key. Neither part can hold a dot, so no tenant's pattern matches another's keys."""
     return f"{tenant}.{document_id}"
-
-
-def read(entry: Entry) -> Document:
-    """The record in an entry."""
-    return Document.model_validate_json(entry.value)
 
 
 def _now() -> datetime:

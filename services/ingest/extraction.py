@@ -10,7 +10,6 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import astuple
-from pathlib import Path
 from typing import Any
 
 from services.contracts.failures import Rejected
@@ -23,13 +22,12 @@ _PAGED = frozenset({formats.PPTX, formats.PPT})
 """Formats in which pages, or slides, are marked within the Markdown."""
 
 
-def extract(path: Path, name: str, *, max_text_chars: int, max_unpacked_bytes: int) -> ParsedDocument:
-    """Reads one file.
+def extract(data: bytes, name: str, *, max_text_chars: int, max_unpacked_bytes: int) -> ParsedDocument:
+    """Reads one file, which was put under `name`.
 
     Raises:
         Rejected: as ``parsing.Parser.parse`` tells.
     """
-    data = path.read_bytes()
     sniffed = formats.sniff(data, name, max_unpacked_bytes=max_unpacked_bytes)
     return _extracted(data, sniffed, max_text_chars)
 
@@ -181,7 +179,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     _limit_resources(limits["memory_bytes"], limits["timeout"])
     try:
         document = extract(
-            Path(request["path"]),
+            sys.stdin.buffer.read(),
             request["name"],
             max_text_chars=limits["max_text_chars"],
             max_unpacked_bytes=limits["max_unpacked_bytes"],
@@ -198,7 +196,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Reads the request from the command line and writes the answer to standard output."""
+    """Reads the request from the command line, the file from standard input; writes the answer to standard output."""
     # Native code prints to descriptor 1 when it likes: the answer goes out through a copy of it.
     with os.fdopen(os.dup(1), "w", encoding="ascii") as out:
         with contextlib.suppress(OSError):

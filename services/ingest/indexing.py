@@ -10,7 +10,7 @@ event id, and after it the slice is found stored and is not embedded again.
 import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
+from typing import IO
 from uuid import UUID
 
 from services.contracts.events import (
@@ -50,7 +50,7 @@ class Indexing:
         prices: PriceBook,
         tell: Callable[[Event], Awaitable[None]],
         tell_usage: Tell,
-        cut: Callable[[Path, str], Awaitable[tuple[str, list[Chunk]]]],
+        cut: Callable[[IO[bytes], str], Awaitable[tuple[str, list[Chunk]]]],
         *,
         check_room: Callable[[], None],
         slice_chunks: int,
@@ -150,10 +150,10 @@ class Indexing:
         return True
 
     async def _parsed(self, tenant: TenantId, document: Document) -> tuple[str, list[Chunk]]:
-        with tempfile.NamedTemporaryFile(prefix="headwater-") as file:
-            path = Path(file.name)
-            await self._blobs.fetch(tenant, document.document_id, document.upload_id, path)
-            return await self._cut(path, document.name)
+        # A file without a name: the kernel frees it when this process ends, however it does.
+        with tempfile.TemporaryFile() as file:
+            await self._blobs.fetch(tenant, document.document_id, document.upload_id, file)
+            return await self._cut(file, document.name)
 
     async def _write_points(self, tenant: TenantId, document: Document, chunks: Sequence[Chunk]) -> None:
         wanted = _identified(tenant, document, chunks)

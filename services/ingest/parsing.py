@@ -15,9 +15,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from services.contracts.failures import Busy, Rejected
 from services.ingest.extraction import extract_as_written
@@ -61,22 +60,23 @@ class Parser:
         for process in tuple(self._running):
             await _end(process)
 
-    async def parse(self, path: Path, name: str) -> ParsedDocument:
-        """Parses the file at `path`, put under `name`. Cancelling it kills the process.
+    async def parse(self, file: IO[bytes], name: str) -> ParsedDocument:
+        """Parses all of `file`, an open one that need have no path, put under `name`. Cancelling it kills the process.
 
         Raises:
             Rejected: EMPTY_FILE, UNSUPPORTED_TYPE, ENCRYPTED, BROKEN_FILE, NO_TEXT, TOO_MUCH_TEXT, PARSE_TIMEOUT,
                 PARSER_CRASHED or PARSER_OUT_OF_MEMORY.
             Busy: no process could be started.
         """
-        if path.stat().st_size <= _SMALL_BYTES:
+        if os.fstat(file.fileno()).st_size <= _SMALL_BYTES:
+            data = os.pread(file.fileno(), _SMALL_BYTES, 0)
             document = await asyncio.to_thread(
-                extract_as_written, path.read_bytes(), name, max_text_chars=self._limits.max_text_chars
+                extract_as_written, data, name, max_text_chars=self._limits.max_text_chars
             )
             if document is not None:
                 return document
         async with self._slots:
-            process = await self._start(path, name)
+            process = await self._start(file, name)
             self._running.add(process)
             try:
                 async with asyncio.timeout(self._limits.timeout.total_seconds()):
@@ -92,17 +92,19 @@ class Parser:
             raise _death(status, complaint)
         return _read(answer)
 
-    async def _start(self, path: Path, name: str) -> asyncio.subprocess.Process:
+    async def _start(self, file: IO[bytes], name: str) -> asyncio.subprocess.Process:
         limits = {**asdict(self._limits), "timeout": self._limits.timeout.total_seconds()}
         environment = {key: os.environ[key] for key in _INHERITED if key in os.environ}
         environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
         environment["PYTHONIOENCODING"] = "utf-8"
+        # The process reads from where the descriptor stands; the file object's own seek may leave it where it is.
+        os.lseek(file.fileno(), 0, os.SEEK_SET)
         try:
             return await asyncio.create_subprocess_exec(
                 sys.executable,
                 *self._worker,
-                json.dumps({"path": str(path), "name": name, "limits": limits}),
-                stdin=asyncio.subprocess.DEVNULL,
+                json.dumps({"name": name, "limits": limits}),
+                stdin=file,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 env=environment,

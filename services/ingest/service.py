@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
+from typing import IO
 
 from headwater.ingest.v1.ingest_pb2_grpc import add_IngestServiceServicer_to_server
 
@@ -77,8 +77,8 @@ async def working(
     )
     chunk_limits = ChunkLimits(window_tokens=embedder.window_tokens, max_chunks=settings.max_chunks)
 
-    async def cut(path: Path, name: str) -> tuple[str, list[Chunk]]:
-        document = await parser.parse(path, name)
+    async def cut(file: IO[bytes], name: str) -> tuple[str, list[Chunk]]:
+        document = await parser.parse(file, name)
         return document.media_type, await asyncio.to_thread(chunks_of, document, embedder.token_spans, chunk_limits)
 
     async with AsyncExitStack() as stack:

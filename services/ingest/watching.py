@@ -6,7 +6,7 @@ from contextlib import aclosing
 from services.contracts.failures import Missing
 from services.contracts.streams import DEAD_LETTERS_STREAM, dead_letter_subject
 from services.contracts.tenants import TenantId
-from services.ingest.documents import Document, Documents, State, key_of, read
+from services.ingest.documents import Document, Documents, State, key_of
 from services.runtime.bus import Bus
 from services.runtime.reading import StoredMessage
 
@@ -17,13 +17,13 @@ async def watch(documents: Documents, tenant: TenantId, document_id: str) -> Asy
     """The document's record now and at every change, until it is indexed, failed or deleted.
 
     Raises:
-        Missing: the tenant has no such document.
+        Missing: the tenant has no such document, or its record cannot be read.
     """
     current: Document | None = None
     async with aclosing(documents.bucket.changes(key_of(tenant, document_id))) as changes:
         async for entry in changes:
             if entry is not None and not entry.deleted:
-                current = read(entry)
+                current = documents.records.readable(entry)
             elif current is not None:
                 current = current.moved(State.DELETED)
             else:

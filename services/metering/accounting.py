@@ -7,6 +7,7 @@ from typing import Final
 
 from services.contracts.events import UsageSettled
 from services.contracts.failures import Busy
+from services.contracts.prices import PriceBook
 from services.contracts.streams import TENANTS_BUCKET, USAGE_STREAM
 from services.contracts.tenant_record import TenantRecord
 from services.contracts.tenants import TenantId
@@ -15,7 +16,6 @@ from services.metering.handlers import UsageHandler
 from services.metering.rollup import Rollup
 from services.metering.settings import MeteringSettings
 from services.metering.sink import Sink
-from services.metering.usage_rows import Charge
 from services.runtime.buckets import Bucket
 from services.runtime.bus import Bus
 from services.runtime.mirror import Mirror
@@ -43,7 +43,7 @@ class KnownTenants:
 
 @asynccontextmanager
 async def accounting(
-    settings: MeteringSettings, clickhouse: ClickHouse, bus: Bus, charge: Charge, stored: asyncio.Event
+    settings: MeteringSettings, clickhouse: ClickHouse, bus: Bus, book: PriceBook, stored: asyncio.Event
 ) -> AsyncIterator[None]:
     """Stores and sums up usage while the context is open; `stored` is set whenever there is something to sum up.
 
@@ -52,7 +52,7 @@ async def accounting(
     """
     bucket = await bus.bucket(TENANTS_BUCKET)
     mirror = Mirror(bucket, TenantRecord.model_validate_json)
-    handler = await UsageHandler.resumed(clickhouse.sink, charge=charge, known_tenant=KnownTenants(bucket, mirror))
+    handler = await UsageHandler.resumed(clickhouse.sink, book=book, known_tenant=KnownTenants(bucket, mirror))
     rollup = Rollup(clickhouse.rollup, settings.rollup_overlap)
     stopping, rollup_stopping = asyncio.Event(), asyncio.Event()
     async with (

@@ -12,6 +12,8 @@ from services.contracts.tenant_record import TenantRecord
 from services.contracts.tenants import TenantId
 from services.runtime.buckets import Bucket
 from services.runtime.counters import Addition, Counters
+from services.runtime.page_tokens import last_key, page_token_after
+from services.runtime.records import Records
 
 DEFAULT_PAGE_SIZE = 100
 
@@ -66,7 +68,8 @@ class Budgets:
 
     def __init__(self, bucket: Bucket, tenants: Bucket, counters: Counters, plans: PlanCaps) -> None:
         self._bucket = bucket
-        self._tenants = tenants
+        self._records = Records(bucket, Budget.model_validate_json)
+        self._tenants = Records(tenants, TenantRecord.model_validate_json)
         self._counters = counters
         self._plans = plans
 
@@ -76,7 +79,7 @@ class Budgets:
         Raises:
             Missing: there is no such tenant.
         """
-        if await self._tenants.get(budget.tenant) is None:
+        if await self._tenants.find(budget.tenant) is None:
             raise Missing("TENANT_UNKNOWN", f"there is no tenant {budget.tenant}: create it first")
         if spent_so_far_usd is not None:
             # Added before the budget counts, as a difference: what inference settles meanwhile is kept.
@@ -91,28 +94,32 @@ class Budgets:
         """The budget of `wanted`'s scope and period; of a tenant's month, what its plan allows when it has none.
 
         Raises:
-            Missing: there is none.
+            Missing: there is none, or its record cannot be read.
         """
-        entry = await self._bucket.get(wanted.key)
-        if entry is not None:
-            return (await self._standing([Budget.model_validate_json(entry.value)], now))[0]
+        found = await self._records.find(wanted.key)
+        if found is not None:
+            return (await self._standing([found[0]], now))[0]
         if (wanted.scope, wanted.period) == ("tenant", "month"):
-            record = await self._tenants.get(wanted.tenant)
-            cap = self._plans.of(None if record is None else TenantRecord.model_validate_json(record.value))
-            if record is not None and cap is not None:
+            known = await self._tenants.find(wanted.tenant)
+            cap = None if known is None else self._plans.of(known[0])
+            if cap is not None:
                 budget = Budget(tenant=wanted.tenant, period="month", cap_usd=cap)
                 return (await self._standing([budget], now, from_plan=True))[0]
         raise Missing("BUDGET_UNKNOWN", "there is no such budget: set it first")
 
     async def page(self, tenant: TenantId | None, page_size: int, page_token: str, now: datetime) -> BudgetPage:
-        """Budgets after `page_token` that were set, of one tenant or of all; 0 `page_size` means 100."""
-        size = page_size or DEFAULT_PAGE_SIZE
+        """A page of the budgets that were set, of one tenant or of all; 0 `page_size` means 100.
+
+        Raises:
+            Rejected: `page_token` is none of this list.
+        """
+        size, last = page_size or DEFAULT_PAGE_SIZE, last_key("budgets", page_token)
         pattern = ">" if tenant is None else f"{tenant}.>"
-        entries = [entry for entry in await self._bucket.entries(pattern) if entry.key > page_token]
-        page = entries[:size]
+        listed = [(key, budget) for key, budget in await self._records.listed(pattern) if key > last]
+        page = listed[:size]
         return BudgetPage(
-            budgets=await self._standing([Budget.model_validate_json(entry.value) for entry in page], now),
-            next_page_token=page[-1].key if len(entries) > size else "",
+            budgets=await self._standing([budget for _, budget in page], now),
+            next_page_token=page_token_after("budgets", page[-1][0]) if len(listed) > size else "",
         )
 
     async def delete(self, wanted: Budget) -> None:

@@ -6,9 +6,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeVar
 
 from services.contracts.failures import Busy, Rejected
+from services.contracts.prices import PriceBook
 from services.contracts.tenants import TenantId
 from services.metering.clickhouse import Connection
-from services.metering.usage_rows import Charge, UsageRow, at_cost, read_usage, usage_columns
+from services.metering.usage_rows import UsageRow, read_usage, usage_columns
 from services.runtime.delivery import GivenUp
 from services.runtime.telemetry import log
 
@@ -29,7 +30,7 @@ class Message(GivenUp, Protocol):
         """Keep a copy with `reason` and never deliver it again."""
 
 
-NOBODY = Rejected("TENANT_UNKNOWN", "there is no such tenant: create it, then redrive this dead letter")
+NOBODY = Rejected("TENANT_UNKNOWN", "there is no such tenant: create it, then run headwater audit --full")
 """Why usage of a tenant that is not known is given up."""
 
 M = TypeVar("M", bound=Message)
@@ -59,22 +60,22 @@ class UsageHandler:
         connection: Connection,
         newest: datetime,
         *,
-        charge: Charge = at_cost,
+        book: PriceBook | None = None,
         known_tenant: KnownTenant = anyone,
     ) -> None:
-        """`newest` is the time of the newest row stored so far."""
+        """`newest` is the time of the newest row stored so far; `book` is usage_columns'."""
         self._connection = connection
         self._newest = newest
-        self._charge = charge
+        self._book = book
         self._known_tenant = known_tenant
 
     @classmethod
     async def resumed(
-        cls, connection: Connection, *, charge: Charge = at_cost, known_tenant: KnownTenant = anyone
+        cls, connection: Connection, *, book: PriceBook | None = None, known_tenant: KnownTenant = anyone
     ) -> "UsageHandler":
         """A handler that goes on after what is stored."""
         rows = await connection.rows("SELECT max(ingested_at) FROM headwater.usage_events")
-        return cls(connection, rows[0][0].replace(tzinfo=UTC), charge=charge, known_tenant=known_tenant)
+        return cls(connection, rows[0][0].replace(tzinfo=UTC), book=book, known_tenant=known_tenant)
 
     async def take(self, batch: Sequence[M], settling: Settling[M]) -> int:
         """Stores a batch and acknowledges it; returns how many rows it stored.
@@ -105,7 +106,7 @@ class UsageHandler:
         """
         # The rollup finds rows by this time, so it must not go back when the clock does.
         self._newest = max(datetime.now(UTC), self._newest + _TICK)
-        await self._connection.insert("headwater.usage_events", usage_columns(rows, self._newest, self._charge))
+        await self._connection.insert("headwater.usage_events", usage_columns(rows, self._newest, self._book))
 
     async def _read(self, batch: Sequence[M]) -> tuple[list[tuple[M, UsageRow]], list[tuple[M, Rejected]]]:
         good: list[tuple[M, UsageRow]] = []

@@ -47,6 +47,7 @@ from services.metering.rpc.webhooks import WebhookRpc
 from services.metering.settings import MeteringSettings
 from services.metering.tenants import Tenants
 from services.runtime.background import background
+from services.runtime.buckets import Bucket
 from services.runtime.bus import Bus
 from services.runtime.identity import KeyStore
 from services.runtime.inspecting import inspecting
@@ -80,9 +81,7 @@ async def running(
         log.info("schema changed", migration=name)
     stored = asyncio.Event()
     tenants = await bus.bucket(TENANTS_BUCKET)
-    audit = usage_audit(
-        settings, clickhouse, bus, USAGE_DURABLE, charge=prices.book.charged, known_tenant=tenants_in(tenants)
-    )
+    audit = usage_audit(settings, clickhouse, bus, USAGE_DURABLE, book=prices.book, known_tenant=tenants_in(tenants))
     if api:
         budgets = Budgets(await bus.bucket(BUDGETS_BUCKET), tenants, bus.counters, plans)
         server.add(
@@ -102,7 +101,7 @@ async def running(
         server.add(add_ReportServiceServicer_to_server, reports)
         server.add(
             add_PriceServiceServicer_to_server,
-            await _pricing(settings, clickhouse, bus, prices, stored if worker else None),
+            await _pricing(settings, clickhouse, bus, prices, tenants, stored if worker else None),
         )
     async with AsyncExitStack() as stack:
         calls = await stack.enter_async_context(
@@ -113,7 +112,7 @@ async def running(
             server.add(add_WebhookServiceServicer_to_server, WebhookRpc(webhooks, calls))
         if worker:
             await stack.enter_async_context(_alerting(settings, clickhouse, bus, plans, webhooks, calls))
-            await stack.enter_async_context(accounting(settings, clickhouse, bus, prices.book.charged, stored))
+            await stack.enter_async_context(accounting(settings, clickhouse, bus, prices.book, stored))
             reference = ReferenceTables(clickhouse.rollup, tenants, await bus.bucket(BUDGETS_BUCKET), plans)
             await stack.enter_async_context(reference.keeping_level())
             await stack.enter_async_context(background(audit_repeatedly(audit, settings)))
@@ -148,7 +147,12 @@ async def _alerting(
 
 
 async def _pricing(
-    settings: MeteringSettings, clickhouse: ClickHouse, bus: Bus, prices: PriceStore, stored: asyncio.Event | None
+    settings: MeteringSettings,
+    clickhouse: ClickHouse,
+    bus: Bus,
+    prices: PriceStore,
+    tenants: Bucket,
+    stored: asyncio.Event | None,
 ) -> PriceRpc:
     """`stored` wakes this process's rollup; None: another process sums up, and only when usage comes in."""
     usage = bus.sequences(USAGE_STREAM, USAGE_DURABLE)
@@ -166,4 +170,4 @@ async def _pricing(
     table = PriceTable(clickhouse.rollup, prices)
     await table.catch_up()
     months = MonthClosing(clickhouse, stored_so_far)
-    return PriceRpc(prices, table, Rerating(clickhouse, prices.book, months, sum_up), months)
+    return PriceRpc(prices, tenants, table, Rerating(clickhouse, prices.book, months, sum_up), months)

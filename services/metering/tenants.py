@@ -10,6 +10,8 @@ from services.contracts.tenant_record import TenantRecord
 from services.contracts.tenants import TenantId, tenant_id
 from services.runtime.buckets import Bucket
 from services.runtime.identity import KeyRecord, KeyStore
+from services.runtime.page_tokens import last_key, page_token_after
+from services.runtime.records import Records
 
 ADMIN_SCOPE: Final = "SCOPE_ADMIN"
 TENANT_SCOPES: Final = frozenset(
@@ -23,6 +25,14 @@ class TenantPage:
     """Tenants by id."""
 
     tenants: list[TenantRecord]
+    next_page_token: str
+
+
+@dataclass(frozen=True)
+class KeyPage:
+    """Keys, oldest first."""
+
+    keys: list[KeyRecord]
     next_page_token: str
 
 
@@ -46,6 +56,7 @@ class Tenants:
 
     def __init__(self, bucket: Bucket, keys: KeyStore, plans: Collection[str]) -> None:
         self._bucket = bucket
+        self._records = Records(bucket, TenantRecord.model_validate_json)
         self._keys = keys
         self._plans = plans
 
@@ -70,28 +81,33 @@ class Tenants:
         """Changes what is not empty.
 
         Raises:
-            Missing: there is no such tenant.
+            Missing: there is no such tenant, or its record cannot be read.
             Rejected: there is no such plan.
             Conflict: somebody else changed it at the same moment.
         """
         self._check_plan(plan)
-        entry = await self._bucket.get(tenant_id(tenant))
-        if entry is None:
+        key = tenant_id(tenant)
+        found = await self._records.find(key)
+        if found is None:
             raise _unknown(tenant)
-        record = TenantRecord.model_validate_json(entry.value)
+        record, revision = found
         changes = {name: value for name, value in (("display_name", display_name), ("plan", plan)) if value}
         record = record.model_copy(update=changes)
-        await self._bucket.update(entry.key, record.model_dump_json().encode(), entry.revision)
+        await self._bucket.update(key, record.model_dump_json().encode(), revision)
         return record
 
     async def page(self, page_size: int, page_token: str) -> TenantPage:
-        """Tenants with ids after `page_token`; 0 `page_size` means 100."""
-        size = page_size or DEFAULT_PAGE_SIZE
-        entries = [entry for entry in await self._bucket.entries() if entry.key > page_token]
-        page = entries[:size]
+        """A page of tenants by id; 0 `page_size` means 100.
+
+        Raises:
+            Rejected: `page_token` is none of this list.
+        """
+        size, last = page_size or DEFAULT_PAGE_SIZE, last_key("tenants", page_token)
+        listed = [(key, record) for key, record in await self._records.listed() if key > last]
+        page = listed[:size]
         return TenantPage(
-            tenants=[TenantRecord.model_validate_json(entry.value) for entry in page],
-            next_page_token=page[-1].key if len(entries) > size else "",
+            tenants=[record for _, record in page],
+            next_page_token=page_token_after("tenants", page[-1][0]) if len(listed) > size else "",
         )
 
     async def issue_key(self, tenant: str, scopes: Iterable[str], description: str) -> tuple[KeyRecord, str]:
@@ -112,13 +128,17 @@ class Tenants:
         """
         return await self._keys.revoke(key_id)
 
-    async def list_keys(self, tenant: str) -> list[KeyRecord]:
-        """The keys of `tenant`, or the admin keys when it is empty, oldest first.
+    async def list_keys(self, tenant: str, page_size: int, page_token: str) -> KeyPage:
+        """A page of the keys of `tenant`, or of the admin keys when it is empty; 0 `page_size` means 100.
 
         Raises:
             Missing: there is no such tenant.
+            Rejected: `page_token` is none of this list.
         """
-        return await self._keys.list(await self._known(tenant))
+        size, last = page_size or DEFAULT_PAGE_SIZE, last_key("keys", page_token)
+        keys = [key for key in await self._keys.list(await self._known(tenant)) if _place(key) > last]
+        page = keys[:size]
+        return KeyPage(page, page_token_after("keys", _place(page[-1])) if len(keys) > size else "")
 
     async def _known(self, tenant: str) -> TenantId | None:
         if not tenant:
@@ -131,6 +151,11 @@ class Tenants:
     def _check_plan(self, plan: str) -> None:
         if plan and plan not in self._plans:
             raise Rejected("PLAN_UNKNOWN", f"there is no plan {plan}: choose one of {', '.join(sorted(self._plans))}")
+
+
+def _place(key: KeyRecord) -> str:
+    """Text that sorts as the keys are listed."""
+    return f"{key.created_at.astimezone(UTC):%Y%m%dT%H%M%S%f}{key.key_id}"
 
 
 def _unknown(tenant: str) -> Missing:

@@ -1,18 +1,18 @@
-"""Usage events as rows: which can be believed, and how they lie in the table. Pure."""
+"""Usage events as rows: which can be believed, what they cost, and how they lie in the table. Pure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 from pydantic import ValidationError
 
-from services.contracts.events import UsageSettled
+from services.contracts.events import TokenUsage, UsageSettled
 from services.contracts.failures import Rejected
-from services.contracts.prices import FALLBACK
-from services.contracts.tenants import TenantId
-from services.metering.plain_usage import MAX_LATENCY_MS, PlainUsage, read_plain
+from services.contracts.prices import Charged, PriceBook, is_fallback
+from services.metering.plain_usage import PlainUsage, read_plain
 
 MAX_AHEAD = timedelta(days=1)
 MAX_AGE = timedelta(days=400)
@@ -21,15 +21,8 @@ RERATED = 1 << 48
 """Added to a row's version when it is priced anew: more than any place in a stream."""
 
 _KNOWN_VERSIONS = (1,)
-
-Charge = Callable[[TenantId, Decimal, datetime], Decimal]
-"""What a tenant is charged in US dollars for a call that cost so much at that time."""
-
-
-def at_cost(_tenant: TenantId, cost_usd: Decimal, _event_time: datetime) -> Decimal:
-    """Charges what a call cost."""
-    return cost_usd
-
+_SAID_TO_BE_FREE = ("own:", "book:")
+"""Sources of prices that are ours: where they are 0, the model costs nothing."""
 
 UsageEvent = UsageSettled | PlainUsage
 
@@ -53,8 +46,6 @@ def read_usage(subject: str, payload: bytes, stream_sequence: int, now: datetime
         raise Rejected("EVENT_TIME_ABSURD", "the event is from more than a day ahead")
     if event.event_time < now - MAX_AGE:
         raise Rejected("EVENT_TIME_ABSURD", "the event is more than 400 days old")
-    if event.latency_ms > MAX_LATENCY_MS:
-        raise Rejected("MALFORMED_EVENT", "latency_ms is too large")
     owner, tenant = _owner_and_tenant(subject)
     if event.tenant != tenant:
         raise Rejected("SUBJECT_MISMATCH", "the event's tenant is not the one its subject names")
@@ -63,14 +54,21 @@ def read_usage(subject: str, payload: bytes, stream_sequence: int, now: datetime
     return UsageRow(event, stream_sequence)
 
 
-def usage_columns(rows: Sequence[UsageRow], ingested_at: datetime, charge: Charge = at_cost) -> dict[str, list[Any]]:
+def usage_columns(
+    rows: Sequence[UsageRow], ingested_at: datetime, book: PriceBook | None = None
+) -> dict[str, list[Any]]:
     """The columns of `rows` for table usage_events.
+
+    `book` says what tenants are charged, and prices calls that their producer took for free without being told so.
+    None: calls cost what their producers say, and are charged at that.
 
     The version is the sequence in the stream: what was told last counts, and an old delivery that comes late replaces
     nothing. What stands in for the truth never replaces it, and nothing told again replaces what was priced anew.
     """
-    events = [row.event for row in rows]
+    events = [row.event if book is None else priced(row.event, book) for row in rows]
     tokens = [event.tokens for event in events]
+    charges = [_charged(event, book) for event in events]
+    references = [event.reference_tokens for event in events]
     sequences = [row.stream_sequence for row in rows]
     return {
         "event_id": [e.event_id for e in events],
@@ -93,10 +91,14 @@ def usage_columns(rows: Sequence[UsageRow], ingested_at: datetime, charge: Charg
         "output_tokens": [t.output for t in tokens],
         "reasoning_tokens": [t.reasoning for t in tokens],
         "cost_usd": [e.cost_usd for e in events],
-        "charged_usd": [charge(e.tenant, Decimal(e.cost_usd), e.event_time) for e in events],
+        "charged_usd": [charged.usd for charged in charges],
+        "charge_source": [charged.source for charged in charges],
         "without_cache_usd": [e.cost_usd if e.without_cache_usd is None else e.without_cache_usd for e in events],
         "reference_model": [e.reference_model for e in events],
         "reference_usd": [e.reference_usd for e in events],
+        "reference_price_source": [e.reference_price_source for e in events],
+        "reference_input_tokens": [0 if t is None else t.uncached_input for t in references],
+        "reference_output_tokens": [0 if t is None else t.output for t in references],
         "batch": [e.batch for e in events],
         "price_source": [e.price_source for e in events],
         "estimated": [e.estimated for e in events],
@@ -111,9 +113,36 @@ def usage_columns(rows: Sequence[UsageRow], ingested_at: datetime, charge: Charg
     }
 
 
+def priced(event: UsageEvent, book: PriceBook) -> UsageEvent:
+    """The event, priced by `book` if it costs nothing by a price that is none of ours: nobody said that it is free."""
+    if Decimal(event.cost_usd) or event.price_source.startswith(_SAID_TO_BE_FREE):
+        return event
+    tokens = TokenUsage(**{name: getattr(event.tokens, name) for name in TokenUsage.model_fields})
+    call = (event.provider, event.model, tokens, event.event_time)
+    cost = book.cost(*call, batch=event.batch)
+    if not cost.usd:
+        return event
+    cached = tokens.cache_read or tokens.cache_write
+    changes: dict[str, Any] = {
+        "cost_usd": cost.usd,
+        "without_cache_usd": book.without_cache(*call, batch=event.batch) if cached else None,
+        "price_source": cost.price_source,
+        "estimated": event.estimated or cost.estimated,
+        "tokens_estimated": _tokens_estimated(event),
+    }
+    if isinstance(event, UsageSettled):
+        return event.model_copy(update=changes)
+    return msgspec.structs.replace(event, **changes)
+
+
+def _charged(event: UsageEvent, book: PriceBook | None) -> Charged:
+    cost_usd = Decimal(event.cost_usd)
+    return Charged(cost_usd) if book is None else book.charged(event.tenant, cost_usd, event.event_time)
+
+
 def _tokens_estimated(event: UsageEvent) -> bool:
     # Producers of the first release said only that something was estimated.
-    return event.tokens_estimated or event.provisional or (event.estimated and event.price_source != FALLBACK)
+    return event.tokens_estimated or event.provisional or (event.estimated and not is_fallback(event.price_source))
 
 
 def _read_in_full(payload: bytes) -> UsageSettled:

@@ -14,7 +14,7 @@ from nats.js import JetStreamContext
 from nats.js.api import DeliverPolicy
 from nats.js.kv import KV_DEL, KV_OP, KV_PURGE, KeyValue
 
-from services.contracts.failures import Busy, Conflict, Rejected
+from services.contracts.failures import Busy, Conflict, Failure, Rejected
 from services.contracts.streams import BucketSpec
 from services.runtime.reading import stored
 from services.runtime.telemetry import log
@@ -155,20 +155,28 @@ class Bucket:
                         yield await asyncio.wait_for(queue.get(), 12 * _LOOK_AGAIN_S)
 
     async def follow(self, take: Callable[[Entry], Awaitable[None]]) -> None:
-        """Has `take` see what `followed` yields until it is cancelled; what goes wrong is logged, and it begins again.
+        """Has `take` see what `followed` yields until it is cancelled; what goes wrong is logged.
 
-        Whoever keeps a copy of the bucket would otherwise go on with an old one in silence.
+        When the bus or what `take` needs is away it begins again: whoever keeps a copy of the bucket would otherwise
+        go on with an old one in silence. A change that `take` fails over is passed over and comes again with all
+        values: it must not keep back those after it.
         """
         while True:
             try:
                 async with contextlib.aclosing(self.followed()) as entries:
                     async for entry in entries:
-                        await take(entry)
+                        await self._offer(entry, take)
             except Exception as error:  # noqa: BLE001 - as above: it must not end
-                log.error(
-                    "following failed; following again", bucket=self.name, error=str(error) or type(error).__name__
-                )
+                log.error("following failed; following again", bucket=self.name, error=told(error))
             await asyncio.sleep(_FOLLOW_AGAIN_S)
+
+    async def _offer(self, entry: Entry, take: Callable[[Entry], Awaitable[None]]) -> None:
+        try:
+            await take(entry)
+        except Busy:
+            raise
+        except Exception as error:  # noqa: BLE001 - as follow says
+            log.error("a change was passed over", bucket=self.name, key=entry.key, error=told(error))
 
     @contextmanager
     def _listening(self, key: str) -> Iterator["asyncio.Queue[Entry]"]:
@@ -227,3 +235,8 @@ class Bucket:
 
     def _busy(self) -> Busy:
         return Busy("BUS_AWAY", f"the bus does not answer for bucket {self._spec.name}")
+
+
+def told(error: Exception) -> str:
+    """What a log may hold of `error`: only our own sentences, as others quote the value that they are about."""
+    return error.message if isinstance(error, Failure) else type(error).__name__

@@ -14,7 +14,7 @@ from nats.js import JetStreamContext
 
 from services.contracts.failures import Busy
 from services.contracts.streams import DEAD_LETTERS_STREAM, StreamSpec, dead_letter_subject
-from services.runtime.delivery import SEQUENCE_HEADER, DeadLetters
+from services.runtime.delivery import REASON_HEADER, SEQUENCE_HEADER, DeadLetters
 from services.runtime.reading import StoredMessage, stored
 
 _MAX_BYTES = 8 * 1024 * 1024
@@ -107,10 +107,10 @@ class Sequences:
                 raise Busy("STREAM_BEHIND", f"a replica of stream {self._stream} is behind; try again")
         return among, through
 
-    async def given_up(self, since: datetime) -> set[int]:
-        """The sequences of which the consumer keeps dead letters that were stored after `since`."""
+    async def given_up(self, since: datetime) -> dict[int, str]:
+        """The sequences of which the consumer keeps dead letters stored after `since`, with the first word of why."""
         subject = dead_letter_subject(self._durable, "*")
-        given_up: set[int] = set()
+        given_up: dict[int, str] = {}
         letters = stored(
             self._js,
             DEAD_LETTERS_STREAM.name,
@@ -123,7 +123,7 @@ class Sequences:
             async for message in letters:
                 letter = StoredMessage.of(message)
                 if letter.stored_at >= since and (sequence := letter.headers.get(SEQUENCE_HEADER, "")).isdigit():
-                    given_up.add(int(sequence))
+                    given_up[int(sequence)] = letter.headers.get(REASON_HEADER, "").partition(":")[0]
         except (nats.errors.Error, TimeoutError) as error:
             raise self._away() from error
         return given_up

@@ -1,6 +1,9 @@
 """The call in progress: its ids, its credential and how much time it has."""
 
+import hmac
+import secrets
 import time
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
@@ -8,6 +11,9 @@ from uuid import UUID, uuid4
 
 AUTHORIZATION = "authorization"
 REQUEST_ID = "x-request-id"
+_PART_OF = "x-headwater-part-of"
+_THIS_PROCESS = secrets.token_urlsafe()
+"""Nobody else knows it: who sends it is a call in progress here."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,16 @@ def time_left() -> timedelta:
 def outgoing_metadata() -> tuple[tuple[str, str], ...]:
     """What a call made on behalf of the call in progress carries: the same credential, the same request id."""
     call = _call.get()
-    return ((AUTHORIZATION, call.authorization), (REQUEST_ID, str(call.request_id)))
+    return (
+        (AUTHORIZATION, call.authorization),
+        (REQUEST_ID, str(call.request_id)),
+        (_PART_OF, _THIS_PROCESS),
+    )
+
+
+def is_part_of_another(metadata: Mapping[str, str]) -> bool:
+    """Whether a call with this metadata is made on behalf of one that is in progress in this process."""
+    return hmac.compare_digest(metadata.get(_PART_OF, "").encode(), _THIS_PROCESS.encode())
 
 
 def _uuid_or(text: str | None, default: UUID) -> UUID:

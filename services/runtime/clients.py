@@ -13,7 +13,17 @@ from headwater.retrieval.v1.retrieval_pb2_grpc import RetrievalServiceStub
 if TYPE_CHECKING:
     from headwater.retrieval.v1.retrieval_pb2_grpc import RetrievalServiceAsyncStub  # declared by the stubs alone
 
-from services.contracts.failures import Busy, Conflict, Denied, Exhausted, Failure, Missing, Rejected, Unauthenticated
+from services.contracts.failures import (
+    Busy,
+    Conflict,
+    Denied,
+    Exhausted,
+    Failure,
+    Missing,
+    Overdue,
+    Rejected,
+    Unauthenticated,
+)
 
 _KINDS: dict[int, type[Failure]] = {
     code_pb2.INVALID_ARGUMENT: Rejected,
@@ -49,6 +59,9 @@ def _channel(address: str, ca_certificate: Path | None) -> grpc.aio.Channel:
 
 def failure_of(error: grpc.aio.AioRpcError) -> Failure:
     """The failure that another service's status stands for, to be raised here in turn."""
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        # Whoever noticed first: the other service has what is left of our caller's time.
+        return Overdue("DEADLINE_EXCEEDED", "the time was up before another service had answered: allow more")
     answer = rpc_status.from_call(error)
     if answer is None:
         return Busy("SERVICE_AWAY", f"another service does not answer ({error.code().name})")

@@ -10,6 +10,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from services.runtime.telemetry import log
+
 Take = Callable[[str, str, bytes, bytes], None]
 """Takes a message at once: subject, where to reply, payload, headers as they were sent (see `read_headers`).
 
@@ -20,7 +22,10 @@ _VERSION = "NATS/1.0"
 
 
 class DirectClient(Client):
-    """nats-py's client; what it does beyond that is `subscribe_directly`."""
+    """nats-py's client, with `subscribe_directly`, and proof against subjects that are no text.
+
+    JetStream takes any bytes for one. nats-py stops reading for good when it cannot decode them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,10 +42,13 @@ class DirectClient(Client):
         self._takers.pop(subscription._id, None)
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        if (take := self._takers.get(sid)) is None:
-            await super()._process_msg(sid, subject, reply, data, headers)
-        else:
-            take(subject.decode(), reply.decode(), data, headers or b"")
+        try:
+            if (take := self._takers.get(sid)) is None:
+                await super()._process_msg(sid, _text(subject), _text(reply), data, headers)
+            else:
+                take(_text(subject).decode(), _text(reply).decode(), data, headers or b"")
+        except Exception as error:  # noqa: BLE001 - raised here it would end all reading
+            log.error("a message was dropped", subject=_text(subject).decode(), error=type(error).__name__)
 
     @staticmethod
     def _parse_header_lines(raw: bytes) -> dict[str, str]:
@@ -59,6 +67,10 @@ def read_headers(raw: bytes) -> Mapping[str, str]:
     headers = DirectClient._parse_header_lines(rest)
     status, _, description = first.decode().removeprefix(_VERSION).strip().partition(" ")
     return {**headers, "Status": status, "Description": description} if status else headers
+
+
+def _text(raw: bytes) -> bytes:
+    return raw if raw.isascii() else raw.decode("utf-8", "replace").encode()
 
 
 async def _never(message: Msg) -> None:

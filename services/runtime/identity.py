@@ -20,8 +20,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from services.contracts.failures import Conflict, Denied, Missing, Unauthenticated
 from services.contracts.tenants import TenantId
-from services.runtime.background import background
-from services.runtime.buckets import Bucket, Entry
+from services.runtime.buckets import Bucket
+from services.runtime.mirror import Mirror
 
 _KEY = re.compile(r"hw_([A-Za-z0-9]{12})_([A-Za-z0-9_-]{43})")
 _ID_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
@@ -84,17 +84,16 @@ def set_caller(who: Caller) -> None:
 
 
 class KeyStore:
-    """API keys, kept in a bucket and mirrored in memory."""
+    """API keys, kept in a bucket and mirrored in memory. A key whose record cannot be read is not valid."""
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
-        self._mirror: dict[str, KeyRecord] = {}
+        self._mirror = Mirror(bucket, KeyRecord.model_validate_json, unreadable="drop")
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Keeps the mirror up to date while the context is open."""
-        await self._fill()
-        async with background(self._bucket.follow(self._take)):
+        async with self._mirror.watching():
             yield
 
     async def authenticate(self, key: str) -> Caller:
@@ -109,7 +108,7 @@ class KeyStore:
         if match is None:
             raise wrong
         key_id, secret = match.groups()
-        record = self._mirror.get(key_id) or await self._load(key_id)
+        record = self._mirror.values.get(key_id) or await self._load(key_id)
         if record is None or not hmac.compare_digest(record.secret_hash, _hash(secret)):
             raise wrong
         if record.revoked_at is not None:
@@ -137,20 +136,21 @@ class KeyStore:
         """Ends a key.
 
         Raises:
-            Missing: there is no such key.
+            Missing: there is no such key, or its record cannot be read.
         """
-        record = await self._load(key_id)
-        if record is None:
+        found = await self._mirror.records.find(key_id)
+        if found is None:
             raise Missing("KEY_UNKNOWN", "there is no key with this id")
+        record, revision = found
         if record.revoked_at is None:
             record = record.model_copy(update={"revoked_at": datetime.now(UTC)})
-            await self._bucket.put(key_id, record.model_dump_json().encode())
-        self._mirror[key_id] = record
+            revision = await self._bucket.put(key_id, record.model_dump_json().encode())
+        self._mirror.put(key_id, record, revision)
         return record
 
     async def list(self, tenant: TenantId | None) -> list[KeyRecord]:
         """A tenant's keys, or those of no tenant, oldest first."""
-        records = [KeyRecord.model_validate_json(entry.value) for entry in await self._bucket.entries()]
+        records = [record for _, record in await self._mirror.records.listed()]
         return sorted((r for r in records if r.tenant == tenant), key=lambda r: (r.created_at, r.key_id))
 
     async def _store(
@@ -164,21 +164,13 @@ class KeyStore:
             created_at=datetime.now(UTC),
             secret_hash=_hash(secret),
         )
-        await self._bucket.create(key_id, record.model_dump_json().encode())
-        self._mirror[key_id] = record
+        revision = await self._bucket.create(key_id, record.model_dump_json().encode())
+        self._mirror.put(key_id, record, revision)
         return record, f"hw_{key_id}_{secret}"
 
     async def _load(self, key_id: str) -> KeyRecord | None:
         entry = await self._bucket.get(key_id)
-        return None if entry is None else KeyRecord.model_validate_json(entry.value)
-
-    async def _fill(self) -> None:
-        for entry in await self._bucket.entries():
-            await self._take(entry)
-
-    async def _take(self, entry: Entry) -> None:
-        if not entry.deleted:
-            self._mirror[entry.key] = KeyRecord.model_validate_json(entry.value)
+        return None if entry is None else self._mirror.records.read(entry)
 
 
 def new_key() -> str:

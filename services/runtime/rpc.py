@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeVar
@@ -20,10 +20,11 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 from headwater.auth.v1 import auth_pb2
 
-from services.contracts.failures import Busy, Denied, Failure, Unauthenticated
+from services.contracts.failures import Busy, Denied, Failure, Rejected, Unauthenticated
 from services.runtime import status
-from services.runtime.calls import AUTHORIZATION, REQUEST_ID, begin_call
+from services.runtime.calls import AUTHORIZATION, REQUEST_ID, begin_call, is_part_of_another
 from services.runtime.identity import Caller, KeyStore, set_caller
+from services.runtime.places import Places
 from services.runtime.settings import RpcSettings
 from services.runtime.telemetry import log
 
@@ -37,6 +38,9 @@ _HANDLERS: Final = {
 }
 _OPEN_SERVICES: Final = ("/grpc.health.v1.", "/grpc.reflection.")
 """Served to anyone: they tell what is served and whether it is up, nothing of anyone's data."""
+_ROOM_FOR_OPEN_CALLS: Final = 100
+_LARGEST_READ: Final = 4
+"""Times the largest message taken: gRPC itself refuses what is larger still, without a reason."""
 
 
 class RpcServer:
@@ -51,9 +55,10 @@ class RpcServer:
         """Set when calls are to end: one that would go on for as long as its caller likes would hold up the rest."""
         self._server = grpc.aio.server(
             interceptors=[_Guard(keys, self._access, settings)],
-            maximum_concurrent_rpcs=settings.max_concurrent_calls,
+            # The last resort, without a reason: each of our calls may make another here, and probes always get in.
+            maximum_concurrent_rpcs=2 * settings.max_concurrent_calls + _ROOM_FOR_OPEN_CALLS,
             options=(
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_receive_message_length", _LARGEST_READ * settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.so_reuseport", 0),
             ),
@@ -145,6 +150,7 @@ class _Guard(grpc.aio.ServerInterceptor):
         self._keys = keys
         self._access = access
         self._settings = settings
+        self._places = Places(settings.max_concurrent_calls, settings.calls_per_tenant)
         self._guarded_handlers: dict[str, Any] = {}
 
     async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
@@ -179,7 +185,7 @@ class _Guard(grpc.aio.ServerInterceptor):
         make = _HANDLERS[handler.request_streaming, handler.response_streaming]
         return make(
             stream if handler.response_streaming else unary,
-            request_deserializer=_forgiving(handler.request_deserializer),
+            request_deserializer=_forgiving(handler.request_deserializer, self._settings.max_message_bytes),
             response_serializer=handler.response_serializer,
         )
 
@@ -196,7 +202,9 @@ class _Guard(grpc.aio.ServerInterceptor):
             async with deadline:
                 who = await self._admit(method, call.authorization)
                 structlog.contextvars.bind_contextvars(tenant=who.tenant, request_id=str(call.request_id))
-                yield
+                # The call it serves has a place: refused for want of another, both would have been for nothing.
+                with nullcontext() if is_part_of_another(metadata) else self._places.taken(who.tenant):
+                    yield
         except grpc.aio.AbortError:
             raise
         except Failure as failure:
@@ -205,9 +213,6 @@ class _Guard(grpc.aio.ServerInterceptor):
         except protovalidate.ValidationError as error:
             outcome = "INVALID_REQUEST"
             await _abort(context, status.of_violations(error))
-        except _UndecodableError:
-            outcome = "UNDECODABLE_REQUEST"
-            await _abort(context, status.undecodable())
         except Exception as error:  # noqa: BLE001 - the last line: a bug becomes INTERNAL, never a broken connection
             if isinstance(error, TimeoutError) and deadline.expired():
                 outcome = "DEADLINE_EXCEEDED"
@@ -238,28 +243,23 @@ class _Guard(grpc.aio.ServerInterceptor):
         return who
 
 
-class _UndecodableError(Exception):
-    """Bytes that are not the message they should be."""
-
-
-_UNDECODABLE: Final = object()
-
-
-def _forgiving(deserialize: Callable[[bytes], Message]) -> Callable[[bytes], object]:
+def _forgiving(deserialize: Callable[[bytes], Message], max_bytes: int) -> Callable[[bytes], Message | Rejected]:
     """gRPC answers INTERNAL when a request does not parse; it is the caller's mistake and is told so."""
 
-    def deserialized(data: bytes) -> object:
+    def deserialized(data: bytes) -> Message | Rejected:
+        if len(data) > max_bytes:
+            return Rejected("MESSAGE_TOO_LARGE", f"a message holds at most {max_bytes} bytes: send less in one")
         try:
             return deserialize(data)
         except DecodeError:
-            return _UNDECODABLE
+            return Rejected("UNDECODABLE_REQUEST", "the request is not a valid message")
 
     return deserialized
 
 
 def _valid(request: Any) -> Any:
-    if request is _UNDECODABLE:
-        raise _UndecodableError
+    if isinstance(request, Rejected):
+        raise request
     protovalidate.validate(request)
     return request
 

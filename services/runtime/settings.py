@@ -43,7 +43,7 @@ class BusSettings(Section):
         default="100ms",
         pattern=r"^(always|\d+(ms|s|m))$",
         description="how often the embedded server syncs to disk; a killed process loses nothing whatever it is, "
-        "a power cut loses at most this much; 'always' syncs every message",
+        "a power cut loses at most this much; as 500ms, 1s or 1m, or 'always', which syncs every message",
     )
 
 
@@ -70,6 +70,12 @@ class RpcSettings(Section):
     tls_certificate: FilePath | None = Field(default=None, description="PEM certificate chain; unset serves plaintext")
     tls_key: FilePath | None = Field(default=None, description="PEM private key of the certificate")
     max_concurrent_calls: int = Field(default=1000, ge=1, description="calls in progress before new ones are refused")
+    max_calls_per_tenant: int | None = Field(
+        default=None,
+        ge=1,
+        description="of those, the calls of one tenant's keys before its new ones are refused, and of the platform's "
+        "own keys; unset: a quarter",
+    )
     max_message_bytes: int = Field(default=4 * MIB, ge=64 * 1024, description="largest message taken or sent")
     default_deadline: timedelta = Field(
         default=timedelta(seconds=60), description="deadline of a call whose caller set none"
@@ -82,6 +88,11 @@ class RpcSettings(Section):
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("TLS takes both a certificate and its key")
         return self
+
+    @property
+    def calls_per_tenant(self) -> int:
+        """Calls of one tenant in progress before its new ones are refused."""
+        return self.max_calls_per_tenant or max(1, self.max_concurrent_calls // 4)
 
 
 class ClientSettings(Section):

@@ -15,9 +15,11 @@ from services.contracts.failures import (
     Exhausted,
     Failure,
     Missing,
+    Overdue,
     Rejected,
     Unauthenticated,
 )
+from services.runtime.rule_words import in_words
 
 DOMAIN = "headwater"
 
@@ -28,6 +30,7 @@ _CODES: tuple[tuple[type[Failure], int], ...] = (
     (Denied, code_pb2.PERMISSION_DENIED),
     (Conflict, code_pb2.ALREADY_EXISTS),
     (Exhausted, code_pb2.RESOURCE_EXHAUSTED),
+    (Overdue, code_pb2.DEADLINE_EXCEEDED),
     (Busy, code_pb2.UNAVAILABLE),
 )
 
@@ -36,7 +39,8 @@ def of_failure(failure: Failure) -> status_pb2.Status:
     """The status of a failure of a known kind."""
     code = next((code for kind, code in _CODES if isinstance(failure, kind)), code_pb2.INTERNAL)
     details: list[Message] = [_info(failure.reason, failure.metadata)]
-    if failure.retry_after is not None:
+    # Waiting does not help who gave too little time.
+    if failure.retry_after is not None and not isinstance(failure, Overdue):
         delay = Duration()
         delay.FromTimedelta(failure.retry_after)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
@@ -46,17 +50,14 @@ def of_failure(failure: Failure) -> status_pb2.Status:
 def of_violations(error: protovalidate.ValidationError) -> status_pb2.Status:
     """The status of a request that breaks its contract: each field and its rule, never its value."""
     violations = [
-        error_details_pb2.BadRequest.FieldViolation(field=_path(v), description=v.proto.message)
+        error_details_pb2.BadRequest.FieldViolation(
+            field=_path(v), description=in_words(v.proto.rule_id, v.rule_value, v.proto.message)
+        )
         for v in error.violations[:20]
     ]
     sentence = "; ".join(f"{v.field or 'request'}: {v.description}" for v in violations[:3])
     bad_request = error_details_pb2.BadRequest(field_violations=violations)
     return _status(code_pb2.INVALID_ARGUMENT, sentence, [_info("INVALID_REQUEST"), bad_request])
-
-
-def undecodable() -> status_pb2.Status:
-    """The status of bytes that are not the message they should be."""
-    return _status(code_pb2.INVALID_ARGUMENT, "the request is not a valid message", [_info("UNDECODABLE_REQUEST")])
 
 
 def deadline_exceeded() -> status_pb2.Status:

@@ -22,10 +22,12 @@ async def test_a_complete_audit_ends_well(headwater: Headwater, script: Script) 
         last_sequence=1200,
         stored=1190,
         duplicates=6,
-        dead_lettered=1,
+        duplicated=[gap(5, 9), gap(12, 12)],
         gaps=[gap(3, 4), gap(9, 9)],
         missing=3,
         replayed=3,
+        redrivable=1,
+        redriven=1,
         truth_usd="1.5",
         rollup_usd="1.5",
         complete=True,
@@ -36,6 +38,8 @@ async def test_a_complete_audit_ends_well(headwater: Headwater, script: Script) 
     lines = [" ".join(line.split()) for line in ended.out.splitlines()]
     assert lines[0] == "Events 1 to 1,200 of the stream:"
     assert "stored 1,190" in lines
+    assert "told again 6 one of them counts: 5-9, 12" in lines
+    assert "redriven 1 their reason is gone; 1 of them stored now" in lines
     assert "missing 3 3 of them stored now: 3-4, 9" in lines
     assert "hours that differ 0 truth $1.5, sums $1.5" in lines
     assert lines[-1] == "Complete: all of it is in the cost tables."
@@ -55,6 +59,41 @@ async def test_a_long_audit_goes_on_where_a_call_ended(headwater: Headwater, scr
     told = {name: ended.json[name] for name in ("first_sequence", "last_sequence", "stored", "duplicates", "truth_usd")}
     assert told == {"first_sequence": 1, "last_sequence": 900, "stored": 899, "duplicates": 1, "truth_usd": "3"}
     assert "audited through event 500" in ended.err
+
+
+async def test_what_waits_and_what_was_given_up_is_not_said_to_be_there(headwater: Headwater, script: Script) -> None:
+    """A healthy system has some on its way, and dead letters are in no table."""
+    script.answers["Audit"] = lambda request: Answer(
+        first_sequence=1, last_sequence=9, stored=7, dead_lettered=2, waiting=350, complete=True, finished=True
+    )
+    ended = await headwater("audit")
+    assert ended.code == Exit.OK
+    assert ended.out.splitlines()[-1] == "Complete up to event 9, but for 2 dead letters; 350 are waiting."
+
+
+async def test_what_waits_too_long_is_a_failure(headwater: Headwater, script: Script) -> None:
+    """Nothing of it is in the tables, whatever the reason."""
+    script.answers["Audit"] = lambda request: Answer(
+        last_sequence=0, first_sequence=1, waiting=350, late=True, finished=True
+    )
+    ended = await headwater("audit")
+    assert ended.code == Exit.FAILED
+    assert "waiting 350 too long" in [" ".join(line.split()) for line in ended.out.splitlines()]
+    assert ended.out.splitlines()[-1].startswith("Not complete: usage waits too long.")
+
+
+async def test_what_is_charged_twice_is_a_failure(headwater: Headwater, script: Script) -> None:
+    """Named once, though the call that goes on names it again."""
+    charge = metering_pb2.SecondCharge(event_id="6f1c", sequences=[3, 90])
+    answers = [
+        Answer(first_sequence=1, last_sequence=50, stored=50, second_charges=[charge]),
+        Answer(first_sequence=51, last_sequence=99, stored=49, second_charges=[charge], finished=True),
+    ]
+    script.answers["Audit"] = lambda request: answers.pop(0)
+    ended = await headwater("audit", "--full")
+    assert ended.code == Exit.FAILED
+    assert "charged twice 1 6f1c (3, 90)" in [" ".join(line.split()) for line in ended.out.splitlines()]
+    assert ended.out.splitlines()[-1].startswith("Not complete: events are charged twice")
 
 
 async def test_what_is_lost_is_a_failure(headwater: Headwater, script: Script) -> None:

@@ -1,7 +1,6 @@
 """`headwater cascade`: a calibration and a replay as a user runs them."""
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -63,15 +62,3 @@ async def test_a_percentage_is_told_to_be_a_share(
     ended = await headwater("cascade", "calibrate", "--gold", gold, "--policy", before, *wrong)
     assert ended.code == 2
     assert "as in .9" in ended.err
-
-
-async def test_the_readmes_command_runs(
-    headwater: Headwater, files: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As it stands there, in the folder of the files that it names."""
-    readme = Path(__file__).parents[2] / "README.md"
-    (command,) = re.findall(r"^headwater (cascade calibrate .*)$", readme.read_text(), re.MULTILINE)
-    monkeypatch.chdir(tmp_path)
-    ended = await headwater(*shlex.split(command))
-    assert ended.code == 0, ended.err
-    assert (tmp_path / "plots" / "cascade.png").is_file()

@@ -118,6 +118,14 @@ async def test_the_admin_key_and_a_deadline_go_with_every_call(headwater: Headwa
     assert 0 < script.deadlines_s[0] <= 9
 
 
+async def test_the_environment_bounds_every_call(headwater: Headwater, script: Script) -> None:
+    """Where no option says otherwise."""
+    script.answers["ListTenants"] = lambda request: tenants_pb2.ListTenantsResponse()
+    await headwater("tenant", "list", HEADWATER_TIMEOUT="7s")
+    await headwater("tenant", "list", "--timeout", "9s", HEADWATER_TIMEOUT="7s")
+    assert [round(deadline) for deadline in script.deadlines_s] == [7, 9]
+
+
 async def test_a_key_in_the_environment_is_used(headwater: Headwater, script: Script) -> None:
     """HEADWATER_KEY and HEADWATER_ADDRESS do without any file."""
     script.answers["ListDocuments"] = no_documents

@@ -11,6 +11,9 @@ from services.cli.main import SERVER_COMMANDS, app
 from tests.cli.conftest import Headwater
 from tests.cli.scripted_server import Script
 
+NO_UTF_8 = "caf\udce9"
+"""As Python reads the bytes caf\\xe9 of a command line."""
+
 
 def _commands() -> list[str]:
     """Every command with its group's name, the server's too."""
@@ -33,8 +36,8 @@ async def test_help_names_every_command_and_every_exit_code(headwater: Headwater
     """The first screen says what there is and how a script can tell how it went."""
     ended = await headwater()
     assert ended.code == Exit.OK
-    for word in ("run", "check", "list", "streams", "tenant", "key", "put", "docs", "search", "ask", "costs", "sql"):
-        assert f" {word} " in ended.out
+    for command in _commands():
+        assert f"\n│ {command.partition(' ')[0]} " in ended.out
     assert all(f"{code.value} {meaning}" in " ".join(ended.out.split()) for code, meaning in MEANINGS.items())
 
 
@@ -50,7 +53,12 @@ async def test_every_command_has_an_example_in_its_help(headwater: Headwater, co
     ("arguments", "words"),
     [
         (["serach", "x"], "Did you mean 'search'?"),
-        (["tenant"], "headwater tenant --help"),
+        (["tenant"], "missing command: create, update, list; see `headwater tenant --help`"),
+        (["streams"], "missing command: apply; see `headwater streams --help`"),
+        (["ask", NO_UTF_8], "must be UTF-8: caf"),
+        (["search", NO_UTF_8], "must be UTF-8: caf"),
+        (["sql", NO_UTF_8], "must be UTF-8: caf"),
+        (["tenant", "create", NO_UTF_8], "must be UTF-8: caf"),
         (["put"], "missing argument"),
         (["docs", "--timeout", "soon"], "write 30s, 5m, 2h or 7d"),
         (["docs", "--address", "http://localhost:7443"], "is not host:port"),

@@ -10,9 +10,9 @@ from headwater.ingest.v1 import ingest_pb2
 
 from services.cli.errors import CommandFailed, Exit
 from services.cli.local_files import files_under
-from services.contracts.failures import Denied, Rejected
+from services.contracts.failures import Denied, Missing, Rejected
 from tests.cli.conftest import Headwater
-from tests.cli.scripted_server import Script
+from tests.cli.scripted_server import Script, serving
 
 ACCEPTED, INDEXED, FAILED = (
     ingest_pb2.DOCUMENT_STATE_ACCEPTED,
@@ -216,14 +216,75 @@ async def test_what_would_fail_every_file_stops_the_rest(
     assert "SCOPE_DOCUMENTS_WRITE" in ended.err.splitlines()[-1]
 
 
-async def test_a_watch_that_ends_early_is_a_failure_with_the_way_to_look(
+async def test_a_watch_that_ends_early_tells_the_way_to_look(
     headwater: Headwater, script: Script, documents: Documents, tenant_key: str, tmp_path: Path
 ) -> None:
-    """Nobody knows how the document fares, so nobody says it is indexed."""
+    """Nobody knows how the document fares, so nobody says it is indexed, nor that it failed."""
     script.answers["WatchDocument"] = lambda request: ()
     ended = await headwater("put", str(write(tmp_path / "f", a="1")))
-    assert ended.code == Exit.FAILED
+    assert (ended.code, ended.out.splitlines()[0]) == (Exit.FAILED, "1 accepted")
     assert "headwater docs show" in ended.out
+
+
+async def test_what_is_durable_when_the_server_dies_is_accepted(
+    headwater: Headwater, tenant_key: str, tmp_path: Path
+) -> None:
+    """A restart sees it through; each file says so with its reason, and the code says that no server answers."""
+    watched: asyncio.Queue[None] = asyncio.Queue()
+
+    def hang(request: object) -> Iterable[Any]:
+        watched.put_nowait(None)
+        yield asyncio.Event().wait()
+
+    async with serving(Script()) as dying:
+        Documents(dying)
+        dying.answers["WatchDocument"] = hang
+        folder = write(tmp_path / "f", a="1", b="2", c="3")
+        put = asyncio.ensure_future(headwater("put", str(folder), "--json", "--address", dying.address))
+        async with asyncio.timeout(60):
+            for _ in range(3):
+                await watched.get()
+    ended = await put
+    assert ended.code == Exit.AWAY
+    assert (ended.json["accepted"], ended.json["failed"]) == (3, 0)
+    assert all(document["reason"].startswith("accepted, but the server") for document in ended.json["documents"])
+
+
+async def test_what_is_not_indexed_in_time_is_accepted(
+    headwater: Headwater, script: Script, documents: Documents, tenant_key: str, tmp_path: Path
+) -> None:
+    """The summary names it with the time that was waited."""
+
+    def hang(request: object) -> Iterable[Any]:
+        yield asyncio.Event().wait()
+
+    script.answers["WatchDocument"] = hang
+    ended = await headwater("put", str(write(tmp_path / "f", a="1")), "--timeout", "500ms")
+    assert ended.code == Exit.FAILED
+    assert ended.out.splitlines()[:2] == ["1 accepted", "  a"]
+    assert "not indexed within 500ms" in ended.out
+
+
+async def test_what_is_gone_when_it_is_watched_has_failed(
+    headwater: Headwater, script: Script, documents: Documents, tenant_key: str, tmp_path: Path
+) -> None:
+    """Somebody deleted it: nothing will index it."""
+
+    def gone(request: object) -> Iterable[Any]:
+        raise Missing("DOCUMENT_UNKNOWN", "there is no document with this id")
+
+    script.answers["WatchDocument"] = gone
+    ended = await headwater("put", str(write(tmp_path / "f", a="1")))
+    assert (ended.code, ended.out.splitlines()[0]) == (Exit.FAILED, "0 indexed, 1 failed")
+
+
+async def test_the_environment_says_how_many_go_at_a_time(
+    headwater: Headwater, documents: Documents, tenant_key: str, tmp_path: Path
+) -> None:
+    """As the help says."""
+    ended = await headwater("put", str(write(tmp_path / "f", a="1")), HEADWATER_CONCURRENCY="0")
+    assert ended.code == Exit.USAGE
+    assert "concurrency" in ended.err
 
 
 async def test_ctrl_c_says_how_to_go_on(

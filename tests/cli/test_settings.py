@@ -1,6 +1,7 @@
 """Settings: mistakes are found before anything starts, and secrets are never shown."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -39,6 +40,8 @@ def check(environment: dict[str, str], *arguments: str) -> "subprocess.Completed
         ("HEADWATER_INGEST__OBJECT_STORE_URL", "zzz://bucket"),
         ("HEADWATER_PRICES", '{"openai/x": {"input": "-1"}}'),
         ("HEADWATER_INFERENCE__EXTRACT_1__THRESHOLD", "1.5"),
+        ("HEADWATER_PUT_CONCURRENCY", "8"),
+        ("HEADWATER_DATA_DIR", ""),
     ],
 )
 def test_a_wrong_setting_is_named_in_one_line(variable: str, value: str) -> None:
@@ -47,6 +50,34 @@ def test_a_wrong_setting_is_named_in_one_line(variable: str, value: str) -> None
     assert done.returncode == 6
     assert len(done.stderr.strip().splitlines()) == 1
     assert variable.rsplit("__", 1)[0] in done.stderr
+
+
+def test_variables_of_commands_are_no_settings_and_no_mistakes() -> None:
+    """What the help of a command advertises may stay in the environment of a server."""
+    command = (sys.executable, "-m", "services.cli.main", "put", "--help")
+    helped = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    advertised = set(re.findall(r"HEADWATER_\w+", helped.stdout))
+    assert {"HEADWATER_CONCURRENCY", "HEADWATER_TIMEOUT", "HEADWATER_KEY"} <= advertised
+    assert check(dict.fromkeys(advertised, "1")).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("HEADWATER_RPC__ADDRESS", "7443", "host:port to listen on"),
+        ("HEADWATER_BUS__URL", "garbage", "nats://host:4222"),
+        (
+            "HEADWATER_INFERENCE__MODELS",
+            '{"large": {"deployments": [{"name": "A", "endpoint": {"base_url": "x", "model": "m"}}]}}',
+            "lower-case letters, digits, . _ and -",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_told_in_words(variable: str, value: str, words: str) -> None:
+    """A pattern is for programs."""
+    done = check({variable: value})
+    assert words in done.stderr
+    assert "^" not in done.stderr
 
 
 ENDPOINT = {

@@ -110,7 +110,13 @@ async def test_keys_are_listed_with_what_they_may_do(headwater: Headwater, scrip
         tenants_pb2.Key(key_id="aaa", scopes=every, description="the shop"),
         tenants_pb2.Key(key_id="bbb", scopes=[auth_pb2.SCOPE_SEARCH], revoked_at=AT),
     ]
-    script.answers["ListKeys"] = lambda request: tenants_pb2.ListKeysResponse(keys=keys)
+
+    def page(request: tenants_pb2.ListKeysRequest) -> tenants_pb2.ListKeysResponse:
+        """One key a page."""
+        at = int(request.page_token or 0)
+        return tenants_pb2.ListKeysResponse(keys=[keys[at]], next_page_token="" if at else "1")
+
+    script.answers["ListKeys"] = page
     ended = await headwater("key", "list", "acme")
     assert "all a tenant may" in ended.out
     assert "2026-11-21 09:10" in ended.out.splitlines()[-1]

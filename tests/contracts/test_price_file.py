@@ -103,6 +103,11 @@ def test_json_is_taken_too() -> None:
         ("percent: 12.5", "percent: -101", "14: 'percent' must be at least -100"),
         ("tenant: acme", "tenant: Acme!", "14: 'tenant' must be"),
         ('tenant: "*"', "tenant: acme", "15: 'acme' has another entry for some of these days on line 14"),
+        ("output: 60", "output: 0", "16: 'output' must be more than 0: a model that nobody prices is never free"),
+        ("input: 20", "input: 0", "16: 'input' must be more than 0"),
+        ("input: 20", "input: 20, cache_read: 0", "16: 'cache_read' must be more than 0"),
+        ("input: 20", "input: 20, reasoning: 0", "16: 'reasoning' must be more than 0"),
+        (", output: 60", "", "16: in fallback: 'output' is missing"),
         ("fallback:", "prices_:", "there is no field 'prices_'; did you mean 'prices'?"),
     ],
 )
@@ -116,6 +121,15 @@ def test_tiers_must_rise() -> None:
     """The line of the one that does not is told."""
     again = "      - {above_input_tokens: 200000, per_million: {input: 1}}\n    batch"
     assert told(GOOD.replace("    batch", again)) == ["9: 'above_input_tokens' must rise from tier to tier"]
+
+
+def test_a_mark_up_names_a_tenant_that_there_is() -> None:
+    """A typo would charge nobody in silence; everyone is no tenant, and where tenants are not known none is missed."""
+    with pytest.raises(Rejected) as refused:
+        parse_price_file(GOOD.replace("tenant: acme", "tenant: amce"), {"acme", "globex"})
+    assert refused.value.reason == "PRICES_INVALID"
+    assert refused.value.message == "line 14: there is no tenant 'amce'; did you mean 'acme'?"
+    assert parse_price_file(GOOD, {"acme"}) == parse_price_file(GOOD)
 
 
 def test_all_mistakes_are_told_at_once() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.contracts.events import TokenUsage
 from services.contracts.price_file import parse_price_file
-from services.contracts.prices import FALLBACK, MOST_USD, PICO, Price, PriceBook
+from services.contracts.prices import MOST_USD, PICO, Charged, Price, PriceBook, is_fallback
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 
@@ -48,7 +48,26 @@ def test_unknown_model_costs_the_fallback_and_says_so() -> None:
     cost = PriceBook({}).cost("openai", "no-such-model", TokenUsage(uncached_input=1000), NOW)
     assert cost.estimated
     assert cost.usd > 0
-    assert cost.price_source == "fallback"
+    assert cost.price_source == "fallback:0"
+
+
+@pytest.mark.parametrize("of", list(TokenUsage.model_fields))
+@pytest.mark.parametrize("text", ["prices: []", "fallback: {input: 0.000001, output: 0.000001}"])
+def test_no_token_of_an_unknown_model_is_free(text: str, of: str) -> None:
+    """Of whatever class, by the platform's fallback and by the least that a book may say."""
+    book = PriceBook({})
+    book.adopt(7, parse_price_file(text))
+    cost = book.cost("openai", "unheard-of", TokenUsage.model_validate({of: 1}), NOW)
+    assert (cost.usd > 0, cost.price_source) == (True, "fallback:7")
+
+
+def test_local_stages_have_prices_apart_from_embeddings() -> None:
+    """Each its own, in the book too."""
+    book = PriceBook({})
+    book.adopt(7, parse_price_file("prices: [{model: local/extract-20, per_million: {input: 0.02}}]"))
+    tokens = TokenUsage(uncached_input=1_000_000)
+    costs = [book.cost("local", model, tokens, NOW) for model in ("extract-20", "extract-1", "all-minilm-l6-v2")]
+    assert [cost.usd for cost in costs] == [Decimal("0.02"), Decimal("0.01"), Decimal("0.01")]
 
 
 def test_no_tokens_cost_nothing() -> None:
@@ -108,7 +127,7 @@ prices:
 markups:
   - {tenant: acme, percent: 12.5, from: 2026-11-01}
   - {tenant: "*", percent: 20}
-fallback: {input: 99}
+fallback: {input: 99, output: 99}
 """
 
 
@@ -128,7 +147,7 @@ def test_the_book_comes_first_and_says_its_version(book: PriceBook) -> None:
     assert [cost.price_source.partition(":")[0] for cost in asked[1:]] == [
         "own",
         f"genai-prices-{__version__}",
-        FALLBACK,
+        "fallback",
     ]
     assert asked[0].price_source == "book:7:openai/mine"
     assert [cost.estimated for cost in asked] == [False, False, False, True]
@@ -185,19 +204,21 @@ def test_without_its_cache_a_call_costs_as_plain_input(book: PriceBook) -> None:
 def test_a_tenant_is_charged_with_its_mark_up(book: PriceBook) -> None:
     """Its own, else everyone's; to the pico-dollar."""
     cost = Decimal("0.000000000004")
-    assert book.charged("acme", cost, NOW) == Decimal("0.000000000004")
-    assert book.charged("acme", Decimal("0.1"), NOW) == Decimal("0.1125")
-    assert book.charged("globex", Decimal("0.1"), NOW) == Decimal("0.12")
+    assert book.charged("acme", cost, NOW).usd == Decimal("0.000000000004")
+    assert book.charged("acme", Decimal("0.1"), NOW) == Charged(Decimal("0.1125"), "book:7:acme")
+    assert book.charged("globex", Decimal("0.1"), NOW) == Charged(Decimal("0.12"), "book:7:*")
 
 
-def test_a_tenant_with_mark_ups_of_its_own_has_no_others(book: PriceBook) -> None:
-    """Before its first one it pays what its calls cost."""
-    assert book.charged("acme", Decimal(1), NOW - timedelta(days=1)) == 1
+def test_everyones_mark_up_counts_while_a_tenant_has_none_of_its_own(book: PriceBook) -> None:
+    """One that begins later changes nothing before; whoever has none at all pays what calls cost."""
+    assert book.charged("acme", Decimal(1), NOW - timedelta(days=1)) == Charged(Decimal("1.2"), "book:7:*")
+    book.adopt(8, parse_price_file("markups: [{tenant: acme, percent: 50, from: 2026-12-01}]"))
+    assert book.charged("acme", Decimal(1), NOW) == Charged(Decimal(1))
 
 
 def test_a_charge_always_fits_its_column(book: PriceBook) -> None:
     """An absurd cost must not make a row that nobody can store."""
-    assert book.charged("acme", MOST_USD, NOW) == MOST_USD
+    assert book.charged("acme", MOST_USD, NOW).usd == MOST_USD
 
 
 def test_books_made_of_one_another_follow_the_same_versions(book: PriceBook) -> None:
@@ -219,10 +240,10 @@ def test_a_pinned_book_stays_at_its_version(book: PriceBook) -> None:
 
 @pytest.mark.parametrize(
     ("model", "source", "rate"),
-    [("mine", "book:7:openai/mine", "3"), ("other", "own:openai/other", "50"), ("unheard-of", FALLBACK, "99")],
+    [("mine", "book:7:openai/mine", "3"), ("other", "own:openai/other", "50"), ("unheard-of", "fallback:7", "99")],
 )
 def test_what_applies_can_be_asked(book: PriceBook, model: str, source: str, rate: str) -> None:
     """The price and where it comes from."""
     applied = book.applied("openai", model, NOW)
     assert applied.price is not None
-    assert (applied.source, applied.price.input, applied.estimated) == (source, Decimal(rate), source == FALLBACK)
+    assert (applied.source, applied.price.input, applied.estimated) == (source, Decimal(rate), is_fallback(source))

@@ -18,11 +18,11 @@ TASK = to_answer(EASY, BRIDGE, MUSEUM, MARKET)
 
 
 def extract_1(embedder: BagEmbedder) -> ExtractStage:
-    return ExtractStage("local/extract-1", SETTINGS.extract_1, BEST_SENTENCE, embedder)
+    return ExtractStage("local/extract-1", "local/extract-1", SETTINGS.extract_1, BEST_SENTENCE, embedder)
 
 
 def extract_20(embedder: BagEmbedder) -> ExtractStage:
-    return ExtractStage("local/extract-20", SETTINGS.extract_20, SHORT_ANSWER, embedder)
+    return ExtractStage("theirs", "local/extract-20", SETTINGS.extract_20, SHORT_ANSWER, embedder)
 
 
 async def _draft(stage: ExtractStage, task: Task, meter: OpenMeter) -> Draft:
@@ -73,6 +73,15 @@ async def test_what_was_embedded_is_on_the_tab() -> None:
     tokens = sum(len(text.split()) for text in embedder.calls[0])
     (tab,) = meter.tabs
     assert (tab.tokens, tab.estimated) == (TokenUsage(uncached_input=tokens), False)
+
+
+async def test_a_stage_is_priced_as_itself() -> None:
+    """Apart from other embeddings, and whatever a policy calls it."""
+    stage, meter = extract_20(BagEmbedder()), OpenMeter()
+    await _draft(stage, TASK, meter)
+    (called,) = meter.calls
+    assert called == stage.worst(TASK)
+    assert (called[:2], stage.name) == (("local", "extract-20"), "theirs")
 
 
 async def test_a_refused_call_costs_nothing() -> None:

@@ -63,18 +63,22 @@ async def test_a_smaller_models_call_says_what_the_largest_would_have_cost(bus: 
     """For as many tokens read and written, none of them cached."""
     (usage,) = await _told(bus, SMALL)
     assert (usage.reference_model, usage.reference_usd) == ("p/large", Decimal("0.012"))
+    assert usage.reference_price_source == "own:p/large"
+    assert usage.reference_tokens == TokenUsage(uncached_input=1000, output=100)
 
 
 async def test_the_largest_models_own_call_is_its_own_reference(bus: Bus) -> None:
     """Nothing was saved, to the last decimal."""
     (usage,) = await _told(bus, LARGE)
     assert (usage.reference_model, usage.reference_usd) == ("p/large", usage.cost_usd)
+    assert (usage.reference_price_source, usage.reference_tokens) == (usage.price_source, None)
 
 
 async def test_a_stage_that_only_embeds_is_compared_by_the_largest_models_prompt(bus: Bus) -> None:
     """Four bytes of the prompt are about a token; the answer is as long as the one that was given."""
     (usage,) = await _told(bus, LOCAL, answer_tokens=50)
     assert usage.reference_usd == Decimal("0.011")
+    assert usage.reference_tokens == TokenUsage(uncached_input=1000, output=50)
 
 
 async def test_a_request_has_one_reference(bus: Bus) -> None:

@@ -224,6 +224,16 @@ async def test_a_slow_provider_leaves_time_to_answer_before_the_deadline(bus: Bu
     assert "the provider sent no token in time" in response.answer.stages[-1].reason
 
 
+async def test_an_operators_wrong_key_is_not_the_callers_mistake(bus: Bus) -> None:
+    """The tenant is told that the model is away, not that its request is bad."""
+    async with upstream() as server, _house(bus, {"large": model_settings(server.url)}) as house:
+        server.script.usual = Conduct(status=401)
+        request = pb.GenerateRequest(chat=pb.Chat(messages=[pb.Message(role=pb.ROLE_USER, content="What is it?")]))
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await house.client.Generate(request, metadata=METADATA, timeout=10)
+    assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
 def test_the_endpoints_own_price_comes_before_the_book() -> None:
     """What an operator negotiated is what is charged, and only for that model."""
     price = Price(input=Decimal(2), output=Decimal(8))
@@ -261,7 +271,21 @@ async def test_the_latency_that_a_caller_allows_bounds_retrieval_too(house: Hous
     request = pb.GenerateRequest(question=EASY, limits=pb.Limits(max_latency=Duration(nanos=100_000_000)))
     with pytest.raises(grpc.aio.AioRpcError) as failure:
         await house.client.Generate(request, metadata=METADATA, timeout=60)
-    assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+@pytest.mark.parametrize("latency", [Duration(), Duration(seconds=-1), Duration(seconds=-(2**63))])
+async def test_a_latency_that_no_answer_can_have_is_the_callers_mistake(house: House, latency: Duration) -> None:
+    """Trying again would not help."""
+    limits = pb.Limits(max_latency=latency)
+    whole = house.client.Generate(pb.GenerateRequest(question=EASY, limits=limits), metadata=METADATA, timeout=10)
+    stream = house.client.GenerateStream(
+        pb.GenerateStreamRequest(question=EASY, limits=limits), metadata=METADATA, timeout=10
+    )
+    for call in (whole, stream.read()):
+        with pytest.raises(grpc.aio.AioRpcError, match=r"limits\.max_latency") as failure:
+            await call
+        assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_an_alias_is_priced_when_all_its_deployments_are() -> None:

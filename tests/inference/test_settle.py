@@ -25,7 +25,7 @@ from services.runtime.outbox import Later
 from services.runtime.seen_through import until_all_seen_through
 from tests.inference.samples import CALL, EASY, PRICES, REQUEST, TENANT, BagEmbedder, Teller, question
 
-STAGE = ExtractStage("local/extract-1", InferenceSettings().extract_1, BEST_SENTENCE, BagEmbedder())
+STAGE = ExtractStage("local/extract-1", "local/extract-1", InferenceSettings().extract_1, BEST_SENTENCE, BagEmbedder())
 SECOND = timedelta(seconds=1)
 WORST = TokenUsage(uncached_input=1000)
 HUNDRED = Tab(TokenUsage(uncached_input=100))

@@ -1,10 +1,14 @@
 """Indexing on real stores and a real bus: every order of wishes and every crash ends in line with the record."""
 
 import asyncio
+import os
+import sys
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
+from typing import IO
 from uuid import uuid4
 
 import numpy as np
@@ -51,9 +55,10 @@ class EmbedderFake:
         return Embeddings(vectors, tuple(len(text.split()) for text in texts))
 
 
-async def lines(path: Path, name: str) -> tuple[str, list[Chunk]]:
+async def lines(file: IO[bytes], name: str) -> tuple[str, list[Chunk]]:
     """Cuts a file into its lines."""
-    text, chunks, start = path.read_text(), [], 0
+    file.seek(0)
+    text, chunks, start = file.read().decode(), [], 0
     if "broken" in text:
         raise Rejected("BROKEN_FILE", "it is broken")
     for line in text.splitlines(keepends=True):
@@ -86,7 +91,7 @@ class Bench:
         *,
         tell: Callable[[Event], Awaitable[None]] | None = None,
         store: object | None = None,
-        cut: Callable[[Path, str], Awaitable[tuple[str, list[Chunk]]]] = lines,
+        cut: Callable[[IO[bytes], str], Awaitable[tuple[str, list[Chunk]]]] = lines,
         check_room: Callable[[], None] = lambda: None,
     ) -> Indexing:
         """A worker, with a part of it replaced."""
@@ -184,6 +189,25 @@ async def test_a_crash_after_telling_charges_the_slice_once(bench: Bench) -> Non
     assert await bench.store.count(ACME) == 5
 
 
+async def test_a_killed_worker_leaves_no_document_behind(bench: Bench, nats_url: str, tmp_path: Path) -> None:
+    """kill -9 while a document is being cut: its bytes are in the object store and nowhere else."""
+    await bench.put("a secret\n")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    worker = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.ingest.killed_worker", nats_url, str(tmp_path)),
+        env=os.environ | {"TMPDIR": str(temporary)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert worker.stdout is not None
+        assert await worker.stdout.readline() == b"a secret\n"
+    finally:
+        worker.kill()
+        await worker.wait()
+    assert list(temporary.rglob("*")) == []
+
+
 async def test_untold_usage_is_not_stored(bench: Bench) -> None:
     """When the bus is away the chunks are not stored either: nothing is searchable that nobody was charged for."""
     await bench.put("one\n")
@@ -214,9 +238,9 @@ async def test_a_version_put_meanwhile_wins(bench: Bench) -> None:
     await bench.put("old one\nold two\n")
     overtaken = False
 
-    async def overtake(path: Path, name: str) -> tuple[str, list[Chunk]]:
+    async def overtake(file: IO[bytes], name: str) -> tuple[str, list[Chunk]]:
         nonlocal overtaken
-        cut = await lines(path, name)
+        cut = await lines(file, name)
         if not overtaken:
             overtaken = True
             await bench.put("new\n")
@@ -233,8 +257,8 @@ async def test_a_slow_worker_writes_nothing_behind_a_faster_ones_back(bench: Ben
     await bench.put("".join(f"old {number}\n" for number in range(20)))
     held, go_on = asyncio.Event(), asyncio.Event()
 
-    async def hold(path: Path, name: str) -> tuple[str, list[Chunk]]:
-        cut = await lines(path, name)
+    async def hold(file: IO[bytes], name: str) -> tuple[str, list[Chunk]]:
+        cut = await lines(file, name)
         if not held.is_set():
             held.set()
             await go_on.wait()
@@ -257,10 +281,10 @@ async def test_another_process_waits_for_its_turn(bench: Bench) -> None:
     await bench.put("one\n")
     there = bench.indexing()
 
-    async def meanwhile(path: Path, name: str) -> tuple[str, list[Chunk]]:
+    async def meanwhile(file: IO[bytes], name: str) -> tuple[str, list[Chunk]]:
         with pytest.raises(Busy, match="another worker"):
             await there.reconcile(ACME, "doc")
-        return await lines(path, name)
+        return await lines(file, name)
 
     await bench.indexing(cut=meanwhile).reconcile(ACME, "doc")
     await there.reconcile(ACME, "doc")
@@ -271,8 +295,8 @@ async def test_a_deletion_meanwhile_wins(bench: Bench) -> None:
     """Nothing comes back to life behind a deletion."""
     await bench.put("one\ntwo\n")
 
-    async def delete(path: Path, name: str) -> tuple[str, list[Chunk]]:
-        cut = await lines(path, name)
+    async def delete(file: IO[bytes], name: str) -> tuple[str, list[Chunk]]:
+        cut = await lines(file, name)
         await bench.accepting.delete(ACME, "doc")
         return cut
 
@@ -360,9 +384,11 @@ async def test_a_silent_upload_is_ended(bench: Bench) -> None:
         await bench.accepting.put(ACME, "d", NAME, silent(asyncio.Event()))
 
 
-async def test_a_blob_can_be_read_back(bench: Bench, tmp_path: Path) -> None:
+async def test_a_blob_can_be_read_back(bench: Bench) -> None:
     """What went in comes out, whole."""
     upload = uuid4()
     await bench.blobs.put(ACME, "doc", upload, BytesIO(b"x" * 3_000_000))
-    await bench.blobs.fetch(ACME, "doc", upload, tmp_path / "back")
-    assert (tmp_path / "back").stat().st_size == 3_000_000
+    with tempfile.TemporaryFile() as back:
+        await bench.blobs.fetch(ACME, "doc", upload, back)
+        back.seek(0)
+        assert back.read() == b"x" * 3_000_000

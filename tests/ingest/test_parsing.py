@@ -1,10 +1,12 @@
 """Files to text, in processes that may be killed."""
 
 import asyncio
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 import docx
 import pytest
@@ -44,7 +46,8 @@ async def parsed(folder: Path, data: bytes, name: str, limits: ParseLimits = LIM
     path = folder / "upload"
     path.write_bytes(data)
     async with Parser(limits, 1) as parser:
-        return await parser.parse(path, name)
+        with path.open("rb") as file:
+            return await parser.parse(file, name)
 
 
 async def refusal(folder: Path, data: bytes, name: str, limits: ParseLimits = LIMITS) -> str:
@@ -120,6 +123,16 @@ async def test_what_cannot_be_read_is_refused_for_its_reason(
     assert await refusal(tmp_path, make(), "upload", limits) == expected
 
 
+async def test_a_file_without_a_name_is_read_from_its_start() -> None:
+    """Wherever whoever wrote it left off: the parser process is handed the open file, not a path."""
+    with tempfile.TemporaryFile() as file:
+        file.write(word_file())
+        file.flush()
+        async with Parser(LIMITS, 1) as parser:
+            document = await parser.parse(file, "a.docx")
+    assert document.headings[0].title == "Refunds"
+
+
 async def test_a_document_that_outgrows_the_memory_is_refused(tmp_path: Path) -> None:
     """The kernel's limit holds in native code too."""
     html = b"<html><body>" + b"<p>word</p>" * 1_500_000
@@ -127,11 +140,13 @@ async def test_a_document_that_outgrows_the_memory_is_refused(tmp_path: Path) ->
     assert await refusal(tmp_path, html, "a.html", limits) == "PARSER_OUT_OF_MEMORY"
 
 
-def unread(tmp_path: Path) -> Path:
+@pytest.fixture
+def unread() -> Iterator[IO[bytes]]:
     """A file that takes a parser process, whatever that then does."""
-    path = tmp_path / "upload"
-    path.write_bytes(b"\xff\xfe not text")
-    return path
+    with tempfile.TemporaryFile() as file:
+        file.write(b"\xff\xfe not text")
+        file.flush()
+        yield file
 
 
 @pytest.mark.parametrize(
@@ -147,26 +162,28 @@ def unread(tmp_path: Path) -> Path:
         ("import sys; sys.stderr.write('x' * 10_000_000)", "PARSER_CRASHED"),
     ],
 )
-def test_a_parser_that_misbehaves_costs_one_document(tmp_path: Path, program: str, expected: str) -> None:
+def test_a_parser_that_misbehaves_costs_one_document(
+    tmp_path: Path, unread: IO[bytes], program: str, expected: str
+) -> None:
     """Under uvloop, as in production: the document is refused and the next one is parsed."""
 
     async def scenario() -> tuple[str, str]:
         limits = ParseLimits(timeout=timedelta(seconds=1), memory_bytes=LIMITS.memory_bytes)
         async with Parser(limits, 1, worker=("-c", program)) as bad:
             with pytest.raises(Rejected) as caught:
-                await bad.parse(unread(tmp_path), "a")
+                await bad.parse(unread, "a")
         return caught.value.reason, (await parsed(tmp_path, b"fine", "a.txt")).text
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         assert runner.run(scenario()) == (expected, "fine")
 
 
-async def test_cancelling_kills_the_process(tmp_path: Path) -> None:
+async def test_cancelling_kills_the_process(tmp_path: Path, unread: IO[bytes]) -> None:
     """Nothing is left running, and the slot is free again."""
     mark = tmp_path / "pid"
     program = f"import os, time; open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     async with Parser(LIMITS, 1, worker=("-c", program)) as parser:
-        task = asyncio.create_task(parser.parse(unread(tmp_path), "a"))
+        task = asyncio.create_task(parser.parse(unread, "a"))
         while not (mark.exists() and mark.read_text()):
             await asyncio.sleep(0.01)
         task.cancel()
@@ -175,11 +192,11 @@ async def test_cancelling_kills_the_process(tmp_path: Path) -> None:
     assert not Path(f"/proc/{mark.read_text()}").exists()
 
 
-async def test_a_parser_inherits_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_parser_inherits_no_secrets(unread: IO[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment of the service holds credentials."""
     monkeypatch.setenv("HEADWATER_SECRET", "hw_secret")
     program = "import json, os; print(json.dumps({'rejected': 'ENV', 'message': ' '.join(os.environ)}))"
     async with Parser(LIMITS, 1, worker=("-c", program)) as parser:
         with pytest.raises(Rejected) as caught:
-            await parser.parse(unread(tmp_path), "a")
+            await parser.parse(unread, "a")
     assert "HEADWATER_SECRET" not in caught.value.message

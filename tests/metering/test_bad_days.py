@@ -16,19 +16,22 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from services.contracts.events import UsageSettled
+from services.contracts.events import AlertRaised, UsageSettled
 from services.contracts.failures import Busy
-from services.contracts.streams import DEAD_LETTERS_STREAM, USAGE_STREAM
+from services.contracts.streams import ALERTS_STREAM, DEAD_LETTERS_STREAM, USAGE_STREAM
 from services.contracts.tenants import TenantId
 from services.ingest.watching import dead_letters_of
+from services.metering.audit.auditing import audit_repeatedly, usage_audit
 from services.metering.clickhouse import ClickHouse, connected
 from services.metering.handlers import UsageHandler
 from services.metering.migrations import migrate, migrations
 from services.metering.rollup import Rollup
 from services.metering.settings import MeteringSettings
 from services.metering.sink import Sink
+from services.runtime.background import background
 from services.runtime.bus import Bus, apply_streams
 from services.runtime.bus import connected as connected_bus
+from services.runtime.by_sequence import Sequences
 from services.runtime.delivery import REASON_HEADER, SUBJECT_HEADER
 from services.runtime.settings import MIB, BusSettings
 from tests.metering.clickhouse_server import (
@@ -162,6 +165,32 @@ async def test_usage_waits_while_clickhouse_suffers(
             await until(lambda count=5 * (day + 1): at_work.is_level_at(count))  # type: ignore[misc]
 
 
+async def test_usage_that_waits_too_long_is_told_while_clickhouse_is_away(
+    bus: Bus, server: ClickHouseServer, clickhouse: ClickHouse, settled: Settled
+) -> None:
+    """By the audit that runs by itself, which needs the bus alone for it; on demand it says that ClickHouse is away."""
+    settings = MeteringSettings(audit_interval=timedelta(milliseconds=50), audit_late_after=timedelta(0))
+    audit = usage_audit(settings, clickhouse, bus, DURABLE)
+    alerts = bus.sequences(ALERTS_STREAM, "none")
+    async with accounting(bus, clickhouse) as at_work:
+        with server.away():
+            await at_work.told(settled, 3)
+            async with background(audit_repeatedly(audit, settings)):
+                await until(lambda: one_is_told(alerts))
+            with pytest.raises(Busy, match="answers at the configured address"):
+                await audit(timedelta(seconds=5))
+    (alert,), _ = await alerts.read(1, 9, 9)
+    assert (AlertRaised.decode(alert.payload).kind, AlertRaised.decode(alert.payload).severity) == (
+        "usage_late",
+        "critical",
+    )
+
+
+async def one_is_told(stream: Sequences) -> bool:
+    """Whether there is anything in it."""
+    return (await stream.standing()).last > 0
+
+
 async def test_what_cannot_be_right_is_set_aside_and_its_neighbours_are_stored(
     bus: Bus, nats_url: str, clickhouse: ClickHouse, settled: Settled
 ) -> None:
@@ -173,6 +202,14 @@ async def test_what_cannot_be_right_is_set_aside_and_its_neighbours_are_stored(
         ("MALFORMED_EVENT: not a usage event: tokens.output", "acme", changed(settled(), tokens={"output": -1})),
         ("MALFORMED_EVENT: not a usage event: tokens.output", "acme", changed(settled(), tokens={"output": 10**9})),
         ("MALFORMED_EVENT: not a usage event: cost_usd", "acme", changed(settled(), cost_usd="-1")),
+        ("MALFORMED_EVENT: not a usage event: reference_usd", "acme", changed(settled(), reference_usd="1_000")),
+        (
+            "MALFORMED_EVENT: not a usage event: tokens.reasoning",
+            "acme",
+            changed(settled(), tokens={"reasoning": True}),
+        ),
+        ("MALFORMED_EVENT: not a usage event: latency_ms", "acme", changed(settled(), latency_ms=2**63 - 1)),
+        ("MALFORMED_EVENT: not a usage event: payload: a name", "acme", changed(settled())[:-1] + b',"cost_usd":"9"}'),
         ("SCHEMA_VERSION_UNKNOWN", "acme", changed(settled(), schema_version=9)),
         ("EVENT_TIME_ABSURD", "acme", changed(settled(), event_time=str(now + timedelta(days=3 * 365)))),
         ("EVENT_TIME_ABSURD", "acme", changed(settled(), event_time=str(now - timedelta(days=3 * 365)))),

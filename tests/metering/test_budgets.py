@@ -78,6 +78,8 @@ async def test_budgets_are_listed_by_page_and_tenant(budgets: Budgets) -> None:
     assert [status.budget for status in first.budgets + second.budgets] == [FEATURE, MONTH, other]
     assert second.next_page_token == ""
     assert [status.budget for status in (await budgets.page(TenantId("globex"), 0, "", NOW)).budgets] == [other]
+    with pytest.raises(Rejected, match="next_page_token"):
+        await budgets.page(None, 0, "x", NOW)
 
 
 async def test_a_deleted_budget_is_gone(budgets: Budgets) -> None:
@@ -96,3 +98,13 @@ async def test_a_budget_needs_its_tenant_and_one_scope(budgets: Budgets) -> None
         await budgets.set(MONTH.model_copy(update={"tenant": "nobody"}), None, NOW)
     with pytest.raises(Rejected):
         checked_scope("help", "key1")
+
+
+async def test_a_damaged_budget_is_left_out_of_the_list(bus: Bus, budgets: Budgets) -> None:
+    """It can be set again."""
+    await budgets.set(FEATURE, None, NOW)
+    await (await bus.bucket(BUDGETS_BUCKET)).put(MONTH.key, b"{junk")
+    assert [status.budget for status in (await budgets.page(ACME, 0, "", NOW)).budgets] == [FEATURE]
+    with pytest.raises(Missing, match="damaged"):
+        await budgets.get(MONTH, NOW)
+    assert (await budgets.set(MONTH, None, NOW)).budget == MONTH

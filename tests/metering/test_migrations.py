@@ -1,5 +1,6 @@
 """The schema grows step by step, also over data."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -55,3 +56,17 @@ async def test_every_column_and_table_is_explained(clickhouse: ClickHouse) -> No
     nameless = "SELECT name FROM system.tables WHERE database = 'headwater' AND comment = ''"
     assert await clickhouse.reader.rows(silent) == []
     assert await clickhouse.reader.rows(nameless) == []
+
+
+async def test_every_partitioned_table_says_why_it_lies_as_it_does(clickhouse: ClickHouse) -> None:
+    """Whoever asks it learns from its comment by what it is partitioned and ordered, and what for."""
+    partitioned: dict[str, str] = dict(
+        await clickhouse.reader.rows(
+            "SELECT name, comment FROM system.tables WHERE database = 'headwater' AND partition_key != ''"
+        )
+    )
+    assert partitioned.keys() >= {"usage_events", "cost_hourly", "cost_daily", "cost_adjustments"}
+    silent = {
+        name for name, comment in partitioned.items() if not re.search(r"Partitioned by .*Ordered (by|as) ", comment)
+    }
+    assert silent == set()

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import grpc
 import pytest
@@ -22,6 +23,7 @@ from services.metering.prices.store import PriceStore
 from services.metering.service import running
 from services.metering.settings import MeteringSettings
 from services.runtime.bus import Bus
+from services.runtime.delivery import REASON_HEADER
 from services.runtime.identity import KeyStore
 from services.runtime.rpc import RpcServer
 from services.runtime.settings import RpcSettings
@@ -168,6 +170,36 @@ async def test_an_audit_proves_what_was_told(metering: Metering, bus: Bus, settl
     assert denied.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
+async def test_an_audit_names_what_was_told_again_and_counts_what_was_given_up(
+    metering: Metering, bus: Bus, settled: Settled
+) -> None:
+    """Over RPC: an event told twice, one charged twice, and usage of a tenant created after it was given up."""
+    await known(bus, "acme")
+    twice, moved = settled(), settled()
+    for event in (twice, twice, moved, moved.model_copy(update={"event_time": moved.event_time - timedelta(hours=2)})):
+        await bus.publish("inference", event, message_id=str(uuid4()))
+    await bus.publish("inference", settled(tenant="nobody"))
+    admin = await metering.key(None, "SCOPE_ADMIN")
+    answers: list[metering_pb2.AuditResponse] = []
+
+    async def looked_at_all() -> bool:
+        request = metering_pb2.AuditRequest(full=True)
+        answers.append(await metering.costs.Audit(request, metadata=admin, timeout=20))
+        return bool(answers[-1].last_sequence == 5 and answers[-1].waiting == 0)
+
+    await until(looked_at_all)
+    told = answers[-1]
+    assert [(one.first, one.last) for one in told.duplicated] == [(1, 1)]
+    assert [(one.event_id, [*one.sequences]) for one in told.second_charges] == [(str(moved.event_id), [3, 4])]
+    assert (told.complete, told.late, told.dead_lettered, told.redrivable) == (False, False, 1, 0)
+    (letter,) = await bus.browse(DEAD_LETTERS_STREAM, ">", before=None, limit=9)
+    assert letter.headers[REASON_HEADER].endswith("create it, then run headwater audit --full")
+    await known(bus, "nobody")
+    assert await looked_at_all()
+    told = answers[-1]
+    assert (told.dead_lettered, told.redrivable, told.redriven, told.missing) == (0, 1, 1, 0)
+
+
 async def test_costs_are_not_for_keys_of_nobody(metering: Metering) -> None:
     """A key without a tenant that is no admin's sees nothing, not everything."""
     stray = await metering.key(None, "SCOPE_COSTS_READ")
@@ -186,6 +218,9 @@ async def test_a_tenant_is_set_up_over_rpc(metering: Metering) -> None:
     assert (await metering.costs.QueryCosts(metering_pb2.QueryCostsRequest(), metadata=mine, timeout=10)).rows
     listed = await rpc.ListKeys(tenants_pb2.ListKeysRequest(tenant_id="acme"), metadata=admin, timeout=10)
     assert [key.key_id for key in listed.keys] == [issued.key.key_id]
+    page = tenants_pb2.ListKeysRequest(tenant_id="acme", page_token="x")
+    with pytest.raises(grpc.aio.AioRpcError, match="next_page_token"):
+        await rpc.ListKeys(page, metadata=admin, timeout=10)
     revoke = tenants_pb2.RevokeKeyRequest(key_id=issued.key.key_id)
     assert (await rpc.RevokeKey(revoke, metadata=admin, timeout=10)).key.HasField("revoked_at")
     tenants = await rpc.ListTenants(tenants_pb2.ListTenantsRequest(), metadata=admin, timeout=10)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from services.contracts.events import UsageSettled
+from services.contracts.events import TokenUsage, UsageSettled
 from services.contracts.failures import Busy
+from services.contracts.price_file import parse_price_file
+from services.contracts.prices import PriceBook
 from services.contracts.streams import USAGE_STREAM
 from services.contracts.tenants import TenantId
 from services.metering.clickhouse import ClickHouse, connected
@@ -47,6 +49,11 @@ class Mailbox:
     def __init__(self, *batches: Sequence[Mail]) -> None:
         self._batches = list(batches)
         self.empty = asyncio.Event()
+
+    def come(self, batch: Sequence[Mail]) -> None:
+        """One more batch."""
+        self.empty.clear()
+        self._batches.append(batch)
 
     async def fetch(self, max_wait: timedelta, linger: timedelta) -> Sequence[Mail]:
         """The next batch."""
@@ -140,18 +147,19 @@ async def test_usage_waits_while_nobody_can_tell_whose_it_is(clickhouse: ClickHo
     assert (await counted(clickhouse))[0] == 0
 
 
-async def test_a_tenant_is_charged_by_the_hook(clickhouse: ClickHouse, settled: Settled) -> None:
-    """What a row is charged comes from tenant, cost and time of the call; its cost stays as told."""
-    event = settled(cost_usd=Decimal("0.5"))
-
-    def charge(tenant: TenantId, cost_usd: Decimal, event_time: datetime) -> Decimal:
-        assert (tenant, event_time) == (event.tenant, event.event_time)
-        return 3 * cost_usd
-
-    handler = await UsageHandler.resumed(clickhouse.sink, charge=charge)
-    await handler.take([Mail(event, 1)], Mailbox())
-    rows = await clickhouse.reader.rows("SELECT cost_usd, charged_usd FROM headwater.usage_events")
-    assert rows == [(Decimal("0.5"), Decimal("1.5"))]
+async def test_the_book_charges_tenants_and_leaves_nothing_free(clickhouse: ClickHouse, settled: Settled) -> None:
+    """A cost stays as told and is marked up; what was told as free by nobody's price costs the book's."""
+    book = PriceBook({})
+    book.adopt(1, parse_price_file("fallback: {input: 5, output: 7}\nmarkups: [{tenant: acme, percent: 200}]"))
+    handler = await UsageHandler.resumed(clickhouse.sink, book=book)
+    free = settled(
+        provider="zzz", model="nope-1", cost_usd=Decimal(0), price_source="", tokens=TokenUsage(output=1_000_000)
+    )
+    await handler.take([Mail(settled(cost_usd=Decimal("0.5")), 1), Mail(free, 2)], Mailbox())
+    rows = await clickhouse.reader.rows(
+        "SELECT cost_usd, charged_usd, estimated FROM headwater.usage_events ORDER BY cost_usd"
+    )
+    assert rows == [(Decimal("0.5"), Decimal("1.5"), False), (Decimal(7), Decimal(21), True)]
 
 
 async def test_the_sink_goes_on_after_a_failure(tmp_path: Path, settled: Settled) -> None:
@@ -159,10 +167,11 @@ async def test_the_sink_goes_on_after_a_failure(tmp_path: Path, settled: Settled
     failing, fine = Mail(settled(), 1), Mail(settled(), 2)
     async with connected(MeteringSettings(), tmp_path / "clickhouse") as clickhouse:
         stopping = asyncio.Event()
-        mailbox = Mailbox([failing], [fine])
+        mailbox = Mailbox([failing])
         task = asyncio.create_task(sink(mailbox, UsageHandler(clickhouse.sink, first_time(settled))).run(stopping))
         await failing.settled.wait()
         await migrate(clickhouse.rollup, migrations())
+        mailbox.come([fine])
         await mailbox.empty.wait()
         stopping.set()
         await task

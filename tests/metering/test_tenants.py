@@ -40,16 +40,47 @@ async def test_tenants_are_listed_by_id_in_pages(tenants: Tenants) -> None:
     assert rest.next_page_token == ""
 
 
+async def test_a_damaged_tenant_is_left_out_of_the_list(bus: Bus, tenants: Tenants) -> None:
+    """Pages are as long as they would be without it."""
+    await tenants.create("b", "")
+    await tenants.create("c", "")
+    await (await bus.bucket(TENANTS_BUCKET)).put("a", b"{junk")
+    page = await tenants.page(1, "")
+    rest = await tenants.page(1, page.next_page_token)
+    assert [record.tenant for record in page.tenants + rest.tenants] == ["b", "c"]
+    with pytest.raises(Missing, match="damaged"):
+        await tenants.update("a", "A", "")
+
+
 async def test_a_key_works_until_it_is_revoked(tenants: Tenants, keys: KeyStore) -> None:
     """A key issued without scopes holds every tenant scope, for its tenant."""
     await tenants.create("acme", "")
     record, key = await tenants.issue_key("acme", [], "for the app")
     who = await keys.authenticate(key)
     assert (who.tenant, who.scopes) == ("acme", TENANT_SCOPES)
-    assert [listed.key_id for listed in await tenants.list_keys("acme")] == [record.key_id]
+    assert [listed.key_id for listed in (await tenants.list_keys("acme", 0, "")).keys] == [record.key_id]
     await tenants.revoke_key(record.key_id)
     with pytest.raises(Unauthenticated):
         await keys.authenticate(key)
+
+
+async def test_keys_are_listed_oldest_first_in_pages(tenants: Tenants) -> None:
+    """Following page tokens lists each once, and no other tenant's."""
+    for tenant in ("acme", "globex"):
+        await tenants.create(tenant, "")
+    issued = [(await tenants.issue_key(tenant, [], ""))[0] for tenant in ("acme", "globex", "acme", "acme")]
+    first = await tenants.list_keys("acme", 2, "")
+    rest = await tenants.list_keys("acme", 2, first.next_page_token)
+    assert first.keys + rest.keys == [key for key in issued if key.tenant == "acme"]
+    assert (len(first.keys), rest.next_page_token) == (2, "")
+
+
+async def test_a_page_token_that_no_page_gave_is_refused(tenants: Tenants) -> None:
+    """Of tenants and of keys."""
+    with pytest.raises(Rejected, match="next_page_token"):
+        await tenants.page(0, "x")
+    with pytest.raises(Rejected, match="next_page_token"):
+        await tenants.list_keys("", 0, "x")
 
 
 async def test_an_admin_key_belongs_to_no_tenant(tenants: Tenants) -> None:
@@ -73,7 +104,7 @@ async def test_an_unknown_tenant_gets_no_key(tenants: Tenants) -> None:
     with pytest.raises(Missing):
         await tenants.issue_key("acne", [], "")
     with pytest.raises(Missing):
-        await tenants.list_keys("acne")
+        await tenants.list_keys("acne", 0, "")
 
 
 def test_every_scope_is_a_tenants_or_the_admins() -> None:

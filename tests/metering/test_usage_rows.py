@@ -1,20 +1,24 @@
 """Which usage events are believed."""
 
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
 from services.contracts.events import TokenUsage, UsageSettled
 from services.contracts.failures import Rejected
+from services.contracts.prices import Price, PriceBook, is_fallback
 from services.metering.plain_usage import PlainTokens, PlainUsage, read_plain
 from services.metering.usage_rows import UsageRow, read_usage, usage_columns
 
 NOW = datetime.now(UTC)
 SUBJECT = "inference.v1.usage_settled.acme"
 Settled = Callable[..., UsageSettled]
+COUNTS = '{"uncached_input":1,"cache_read":2,"cache_write":3,"output":4,"reasoning":5}'
 MONEY = ("cost_usd", "charged_usd", "without_cache_usd")
 
 
@@ -33,65 +37,153 @@ def test_reading_fast_knows_every_field() -> None:
     assert set(PlainTokens.__struct_fields__) == set(TokenUsage.model_fields)
 
 
-@pytest.mark.parametrize(
-    "said",
-    [
-        '"cost_usd":0.5',
-        '"cost_usd":"1e-3"',
-        '"cost_usd":"-0"',
-        '"cost_usd":"NaN"',
-        '"cost_usd":"0.0000000000001"',
-        '"cost_usd":"999999999999999999999999999.5"',
-        '"cost_usd":"1_0"',
-        '"cost_usd":" 1"',
-        '"cost_usd":null',
-        '"reference_usd":"-1"',
-        '"reference_usd":"7.25"',
-        '"latency_ms":"12"',
-        '"latency_ms":1.0',
-        '"latency_ms":true',
-        '"latency_ms":-1',
-        '"latency_ms":9223372036854775808',
-        '"batch":1',
-        '"batch":"no"',
-        '"tokens":{"output":1e3}',
-        '"tokens":{"output":100000001}',
-        '"tokens":{"output":-1}',
-        '"tokens":null',
-        '"tokens":[1,2,3,4,5]',
-        '"event_id":"0f0e0d0c-0b0a-4908-8706-050403020100"',
-        '"event_id":"0f0e0d0c0b0a49088706050403020100"',
-        '"event_id":"{0f0e0d0c-0b0a-4908-8706-050403020100}"',
-        '"event_time":"2026-01-01T00:00:00"',
-        '"event_time":"yesterday"',
-        '"event_time":0',
-        '"tenant":"acme\\n"',
-        '"tenant":"ACME"',
-        '"service":"billing"',
-        '"stage":"' + "ü" * 200 + '"',
-        '"stage":"' + "ü" * 201 + '"',
-        '"user":"\\ud800"',
-        '"user":"\\ud83d\\ude00"',
-        '"user":"\\u0000"',
-        '"user":null',
-        '"labels":{"a":1}',
-        '"labels":{' + ",".join(f'"k{n}":""' for n in range(17)) + "}",
-        '"extra":{"nested":' + "[" * 2000 + "]" * 2000 + "}",
-        '"schema_version":2',
-        '"schema_version":1.0',
-    ],
-)
-def test_reading_fast_believes_nothing_more(settled: Settled, said: str) -> None:
+SAID = [
+    ("cost_usd", '"7.25"'),
+    ("cost_usd", "0.5"),
+    ("cost_usd", "7"),
+    ("cost_usd", '"1e-3"'),
+    ("cost_usd", '"-0"'),
+    ("cost_usd", '"NaN"'),
+    ("cost_usd", '"0.0000000000001"'),
+    ("cost_usd", '"999999999999999999999999999.5"'),
+    ("cost_usd", '"1_0"'),
+    ("cost_usd", '" 1"'),
+    ("cost_usd", '"+1"'),
+    ("cost_usd", '"\u0663"'),
+    ("cost_usd", '"1\\n"'),
+    ("cost_usd", "null"),
+    ("reference_usd", '"-1"'),
+    ("reference_usd", '"7.25"'),
+    ("without_cache_usd", '"7.25"'),
+    ("latency_ms", '"12"'),
+    ("latency_ms", "1.0"),
+    ("latency_ms", "true"),
+    ("latency_ms", "-1"),
+    ("latency_ms", "604800000"),
+    ("latency_ms", "604800001"),
+    ("latency_ms", "9223372036854775808"),
+    ("batch", "1"),
+    ("batch", '"no"'),
+    ("tokens", COUNTS.replace("1", "true", 1)),
+    ("tokens", COUNTS.replace("1", "1e3", 1)),
+    ("tokens", COUNTS.replace("1", "1.0", 1)),
+    ("tokens", COUNTS.replace("1", "100000001", 1)),
+    ("tokens", COUNTS.replace("1", "-1", 1)),
+    ("tokens", COUNTS[:-1] + ',"output":9}'),
+    ("tokens", "null"),
+    ("tokens", "[1,2,3,4,5]"),
+    ("reference_tokens", COUNTS),
+    ("reference_tokens", COUNTS[:-1] + ',"output":9}'),
+    ("event_id", '"0f0e0d0c-0b0a-4908-8706-050403020100"'),
+    ("event_id", '"0f0e0d0c0b0a49088706050403020100"'),
+    ("event_id", '"{0f0e0d0c-0b0a-4908-8706-050403020100}"'),
+    ("event_time", '"2026-01-01T00:00:00"'),
+    ("event_time", '"2026-01-01 00:00:00.25+01:00"'),
+    ("event_time", '"2026-01-01t00:00:00z"'),
+    ("event_time", '"20260101T000000Z"'),
+    ("event_time", '"2026-12-31T23:59:60Z"'),
+    ("event_time", '"yesterday"'),
+    ("event_time", '"1767225600"'),
+    ("event_time", "1767225600"),
+    ("tenant", '"acme\\n"'),
+    ("tenant", '"ACME"'),
+    ("service", '"billing"'),
+    ("stage", '"' + "ü" * 200 + '"'),
+    ("stage", '"' + "ü" * 201 + '"'),
+    ("user", '"\\ud800"'),
+    ("user", '"\\ud83d\\ude00"'),
+    ("user", '"\\u0000"'),
+    ("user", '"a\\"b"'),
+    ("user", "null"),
+    ("labels", '{"a":"1","b":"2"}'),
+    ("labels", '{"a":"1","a":"2"}'),
+    ("labels", '{"a":1}'),
+    ("labels", "{" + ",".join(f'"k{n}":""' for n in range(17)) + "}"),
+    ("schema_version", "2"),
+    ("schema_version", "1.0"),
+    ("schema_version", "true"),
+    ("added_later", '{"nested":' + "[" * 2000 + "]" * 2000 + "}"),
+    ("added_later", '"x"'),
+    ("added_later", "0"),
+]
+
+
+def payload_with(event: UsageSettled, field: str, said: str) -> bytes:
+    """`event` as it is told, but for one value, as JSON."""
+    payload = event.model_dump(mode="json") | {field: "<here>"}
+    return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).replace('"<here>"', said).encode()
+
+
+@pytest.mark.parametrize(("field", "said"), SAID)
+def test_reading_fast_believes_nothing_more(settled: Settled, field: str, said: str) -> None:
     """What the fast form takes the event's own model takes, with the same values."""
-    payload = settled().model_dump_json()[:-1] + f",{said}}}"
-    plain = read_plain(payload.encode())
+    payload = payload_with(settled(), field, said)
+    plain = read_plain(payload)
     if plain is None:
         return
-    full = UsageSettled.decode(payload.encode())
+    full = UsageSettled.decode(payload)
     columns, told = (usage_columns([UsageRow(event, 1)], NOW) for event in (plain, full))
     for name, values in told.items():
         expected = values[0]
         assert (Decimal(columns[name][0]) if isinstance(expected, Decimal) else columns[name][0]) == expected
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"cost_usd": Decimal("0.000000000001"), "without_cache_usd": Decimal(0), "reference_usd": Decimal("1E+3")},
+        {"labels": {"a": "1", "b": ""}, "user": "ü", "reference_tokens": TokenUsage(output=7)},
+    ],
+)
+def test_what_producers_write_is_read_fast(settled: Settled, said: dict[str, Any]) -> None:
+    """Reading in full takes the sink four times as long."""
+    assert read_plain(settled(**said).model_dump_json().encode()) is not None
+
+
+@pytest.mark.parametrize("missing", ["", "batch", "user", "reference_usd"])
+@pytest.mark.parametrize("name", [*UsageSettled.model_fields, *TokenUsage.model_fields])
+def test_a_field_that_is_told_twice_is_refused(settled: Settled, name: str, missing: str) -> None:
+    """Whatever else is left out: two readers would believe different values."""
+    missing = "key_id" if name == missing else missing
+    event = settled(labels={"a": "1"})
+    text = json.dumps({k: v for k, v in event.model_dump(mode="json").items() if k != missing}, separators=(",", ":"))
+    field = re.search(rf'"{name}":("[^"]*"|{{[^}}]*}}|[^,}}]*)', text)
+    assert field is not None
+    twice = text.replace(field[0], f"{field[0]},{field[0].replace(':', ' : ', 1)}", 1)
+    with pytest.raises(Rejected, match="stands twice") as raised:
+        read_usage(SUBJECT, twice.encode(), 1, NOW)
+    assert raised.value.reason == "MALFORMED_EVENT"
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("cost_usd", '"1_000"'),
+        ("cost_usd", '"\u0663"'),
+        ("cost_usd", '" 2 "'),
+        ("cost_usd", '"+1.5"'),
+        ("cost_usd", "0.1"),
+        ("reference_usd", '"1_000"'),
+        ("tokens", COUNTS.replace("1", "true", 1)),
+        ("latency_ms", '"12"'),
+        ("latency_ms", "9223372036854775807"),
+        ("succeeded", "1"),
+        ("event_time", "1767225600"),
+        ("event_time", '"1767225600"'),
+    ],
+)
+def test_what_is_said_in_another_form_is_refused(settled: Settled, field: str, said: str) -> None:
+    """Nothing is made into a number, a time or a truth that was not told as one."""
+    with pytest.raises(Rejected, match=field) as raised:
+        read_usage(SUBJECT, payload_with(settled(), field, said), 1, NOW)
+    assert raised.value.reason == "MALFORMED_EVENT"
+
+
+def test_small_amounts_of_earlier_releases_are_read(settled: Settled) -> None:
+    """They were told with an exponent, and may lie in a stream or an outbox."""
+    row = read_usage(SUBJECT, payload_with(settled(), "cost_usd", '"1.5E-7"'), 1, NOW)
+    assert Decimal(row.event.cost_usd) == Decimal("0.00000015")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +193,6 @@ def test_reading_fast_believes_nothing_more(settled: Settled, said: str) -> None
         ("ingest.v1.usage_settled.acme", {}, "SUBJECT_MISMATCH"),
         (SUBJECT, {"event_time": NOW + timedelta(days=1, minutes=5)}, "EVENT_TIME_ABSURD"),
         (SUBJECT, {"event_time": NOW - timedelta(days=400, minutes=5)}, "EVENT_TIME_ABSURD"),
-        (SUBJECT, {"latency_ms": 2**63}, "MALFORMED_EVENT"),
     ],
 )
 def test_an_unbelievable_event_is_rejected(
@@ -151,3 +242,46 @@ def test_a_cost_that_no_call_can_have_is_rejected(settled: Settled, cost: str) -
     payload = settled().model_dump(mode="json") | {"cost_usd": cost}
     with pytest.raises(Rejected, match="cost_usd"):
         read_usage(SUBJECT, json.dumps(payload).encode(), 1, NOW)
+
+
+TWO_MILLION = TokenUsage(uncached_input=1_000_000, output=1_000_000)
+
+
+@pytest.mark.parametrize("source", ["", "own", "fallback", "genai-prices-0.0.1:zzz/nope-1"])
+@pytest.mark.parametrize("how", ["fast", "in full"])
+def test_a_model_that_nobody_knows_is_never_free(settled: Settled, source: str, how: str) -> None:
+    """Whatever its producer says: it costs the fallback, and is an estimate though its tokens are none."""
+    event = settled(provider="zzz", model="nope-1", tokens=TWO_MILLION, cost_usd=Decimal(0), price_source=source)
+    payload = event.model_dump_json() if how == "fast" else json.dumps(event.model_dump(mode="json", exclude={"batch"}))
+    columns = usage_columns([read_usage(SUBJECT, payload.encode(), 1, NOW)], NOW, PriceBook({}))
+    assert columns["cost_usd"] == columns["without_cache_usd"] == columns["charged_usd"] == [Decimal(40)]
+    assert is_fallback(columns["price_source"][0])
+    assert (columns["estimated"], columns["tokens_estimated"]) == ([True], [False])
+
+
+def test_what_the_sink_knows_the_price_of_is_no_estimate(settled: Settled) -> None:
+    """The book prices what its producer had no price for, its cached tokens too, and says so."""
+    book = PriceBook({"zzz/nope-1": Price(input=Decimal(2), cache_read=Decimal(1))})
+    tokens = TokenUsage(cache_read=1_000_000)
+    event = settled(provider="zzz", model="nope-1", tokens=tokens, cost_usd=Decimal(0), price_source="")
+    columns = usage_columns([UsageRow(event, 1)], NOW, book)
+    assert columns["cost_usd"] == [Decimal(1)]
+    assert columns["without_cache_usd"] == [Decimal(2)]
+    assert (columns["price_source"], columns["estimated"]) == (["own:zzz/nope-1"], [False])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"price_source": "own:zzz/nope-1"},
+        {"price_source": "book:3:zzz/nope-1"},
+        {"price_source": "", "tokens": TokenUsage()},
+        {"price_source": "", "cost_usd": Decimal("0.000000000001")},
+    ],
+)
+def test_what_its_producer_priced_stays(settled: Settled, said: dict[str, Any]) -> None:
+    """A price of 0 that somebody set, a call that used nothing, and any amount that is told."""
+    event = settled(**({"provider": "zzz", "model": "nope-1", "tokens": TWO_MILLION, "cost_usd": Decimal(0)} | said))
+    columns = usage_columns([UsageRow(event, 1)], NOW, PriceBook({}))
+    assert columns["cost_usd"] == [event.cost_usd]
+    assert columns["price_source"] == [event.price_source]

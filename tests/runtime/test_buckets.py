@@ -4,8 +4,10 @@ import asyncio
 from contextlib import aclosing
 
 import nats
+from structlog.testing import capture_logs
 
 from services.contracts.streams import DOCUMENTS_BUCKET
+from services.runtime.background import background
 from services.runtime.buckets import Bucket, Entry
 from services.runtime.bus import Bus
 
@@ -97,6 +99,28 @@ async def test_changes_before_and_after_listening_began_are_told_once_each(bus: 
     await writing
     revisions = [entry.revision for entry in heard]
     assert revisions == sorted(set(revisions))
+
+
+async def test_a_change_that_nobody_can_take_holds_up_no_other(bus: Bus) -> None:
+    """It is passed over, and the log does not repeat what the failure quotes."""
+    bucket = await bus.bucket(DOCUMENTS_BUCKET)
+    await bucket.put("acme.a", b"bad")
+    await bucket.put("acme.b", b"good")
+    taken: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def take(entry: Entry) -> None:
+        if entry.value == b"bad":
+            raise ValueError(f"what is this: {entry.value!r}")
+        taken.put_nowait(entry.value)
+
+    with capture_logs() as logs:
+        async with asyncio.timeout(20), background(bucket.follow(take)):
+            assert await taken.get() == b"good"
+            await bucket.put("acme.a", b"bad")
+            await bucket.put("acme.c", b"better")
+            while await taken.get() != b"better":
+                pass
+    assert {(line["key"], line["error"]) for line in logs} == {("acme.a", "ValueError")}
 
 
 async def _values(bucket: Bucket):  # type: ignore[no-untyped-def]

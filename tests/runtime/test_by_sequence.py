@@ -82,12 +82,12 @@ async def test_the_next_message_tells_when_it_was_stored(sequences: Sequences, j
 
 
 async def test_what_was_given_up_is_known_by_its_sequence(bus: Bus, sequences: Sequences) -> None:
-    """This consumer's, and since then."""
+    """This consumer's, and since then, with the reason."""
     (message,), _ = await sequences.read(5, 5, 1)
     await sequences.give_up(message, "MALFORMED: it is only a number")
-    assert await sequences.given_up(EPOCH) == {5}
-    assert await sequences.given_up(datetime.now(UTC) + timedelta(minutes=1)) == set()
-    assert await bus.sequences(USAGE_STREAM, "another").given_up(EPOCH) == set()
+    assert await sequences.given_up(EPOCH) == {5: "MALFORMED"}
+    assert await sequences.given_up(datetime.now(UTC) + timedelta(minutes=1)) == {}
+    assert await bus.sequences(USAGE_STREAM, "another").given_up(EPOCH) == {}
 
 
 async def test_a_stream_that_nothing_was_told_to_can_be_asked(bus: Bus) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from services.contracts.failures import Missing, Unauthenticated
 from services.contracts.streams import KEYS_BUCKET
@@ -55,16 +56,52 @@ async def test_a_key_counts_in_another_process_at_once_and_until_revoked(bus: Bu
         record, key = await here.issue(ACME, SCOPES, "for a test")
         assert (await there.authenticate(key)).tenant == ACME
         await here.revoke(record.key_id)
+        await _refused(there, key)
 
-        async def refused() -> None:
-            while True:
-                try:
-                    await there.authenticate(key)
-                except Unauthenticated:
-                    return
-                await asyncio.sleep(0.01)
 
-        await asyncio.wait_for(refused(), 10)
+async def _refused(keys: KeyStore, key: str) -> None:
+    """Waits until it is."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await keys.authenticate(key)
+            except Unauthenticated:
+                return
+            await asyncio.sleep(0.01)
+
+
+async def test_a_damaged_record_does_not_keep_a_revoked_key_valid(bus: Bus) -> None:
+    """It stands before the revocation and stops nobody who follows, nor one who starts with it."""
+    bucket = await bus.bucket(KEYS_BUCKET)
+    here, there, later = [KeyStore(await bus.bucket(KEYS_BUCKET)) for _ in range(3)]
+    async with there.watching():
+        record, key = await here.issue(ACME, SCOPES, "for a test")
+        assert (await there.authenticate(key)).tenant == ACME
+        await bucket.put("00junk", b"{junk")
+        await here.revoke(record.key_id)
+        await _refused(there, key)
+        async with later.watching():
+            await _refused(later, key)
+    assert [listed.key_id for listed in await here.list(ACME)] == [record.key_id]
+
+
+@pytest.mark.parametrize("harm", ["damaged", "deleted"])
+async def test_a_key_without_a_record_that_can_be_read_is_refused(bus: Bus, harm: str) -> None:
+    """As if it was revoked, also where it was used before; no log quotes what is left of the record."""
+    bucket = await bus.bucket(KEYS_BUCKET)
+    here, there = KeyStore(bucket), KeyStore(await bus.bucket(KEYS_BUCKET))
+    record, key = await here.issue(ACME, SCOPES, "for a test")
+    async with there.watching():
+        assert (await there.authenticate(key)).tenant == ACME
+        entry = await bucket.get(record.key_id)
+        assert entry is not None
+        with capture_logs() as logs:
+            if harm == "damaged":
+                await bucket.put(record.key_id, entry.value[:-1])
+            else:
+                await bucket.delete(record.key_id, entry.revision)
+            await _refused(there, key)
+    assert record.secret_hash[:8] not in repr(logs)
 
 
 async def test_adopting_twice_changes_nothing(bus: Bus) -> None:

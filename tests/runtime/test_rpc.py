@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -13,11 +14,11 @@ from grpc_status import rpc_status
 from headwater.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from headwater.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 
-from services.contracts.failures import Busy, Conflict, Denied, Exhausted, Missing, Rejected
+from services.contracts.failures import Busy, Conflict, Denied, Exhausted, Missing, Overdue, Rejected
 from services.contracts.streams import KEYS_BUCKET
 from services.contracts.tenants import TenantId
 from services.runtime.bus import Bus
-from services.runtime.calls import call_id, request_id, time_left
+from services.runtime.calls import call_id, outgoing_metadata, request_id, time_left
 from services.runtime.identity import KeyStore, caller_tenant
 from services.runtime.rpc import RpcServer
 from services.runtime.settings import RpcSettings
@@ -74,8 +75,15 @@ class Server:
 @pytest.fixture
 async def server(bus: Bus) -> AsyncIterator[Server]:
     """A server with two fakes on a free port."""
+    async with serving(bus, default_deadline=timedelta(seconds=1)) as server:
+        yield server
+
+
+@asynccontextmanager
+async def serving(bus: Bus, **settings: Any) -> AsyncIterator[Server]:
+    """A server with other settings than most tests need."""
     keys = KeyStore(await bus.bucket(KEYS_BUCKET))
-    rpc = RpcServer(RpcSettings(address="127.0.0.1:0", default_deadline=timedelta(seconds=1)), keys)
+    rpc = RpcServer(RpcSettings(address="127.0.0.1:0", **settings), keys)
     running = Server(rpc.listen(), keys)
     rpc.add(
         retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server,
@@ -161,6 +169,27 @@ async def test_bytes_that_are_no_message_are_the_callers_mistake(server: Server,
     assert (code, reason) == ("INVALID_ARGUMENT", "UNDECODABLE_REQUEST")
 
 
+@pytest.mark.parametrize("service", ["Search", "PutDocument"])
+async def test_a_message_that_is_too_large_is_the_callers_mistake(
+    server: Server, channel: grpc.aio.Channel, service: str
+) -> None:
+    """It is told so with a reason, in the middle of an upload too, and not by gRPC itself."""
+    large = RpcSettings().max_message_bytes + 1
+
+    async def upload() -> AsyncIterator[ingest_pb2.PutDocumentRequest]:
+        yield ingest_pb2.PutDocumentRequest(header=ingest_pb2.DocumentHeader(name="n"))
+        yield ingest_pb2.PutDocumentRequest(data=b"x" * large)
+
+    if service == "Search":
+        call = search(channel, await server.key("SCOPE_SEARCH"), query="q" * large)
+    else:
+        metadata = await server.key("SCOPE_DOCUMENTS_WRITE")
+        call = ingest_pb2_grpc.IngestServiceStub(channel).PutDocument(upload(), metadata=metadata, timeout=10)
+    code, reason, sentence = await failure(call)
+    assert (code, reason) == ("INVALID_ARGUMENT", "MESSAGE_TOO_LARGE")
+    assert "4194304 bytes" in sentence
+
+
 @pytest.mark.parametrize(
     ("raised", "code"),
     [
@@ -169,6 +198,7 @@ async def test_bytes_that_are_no_message_are_the_callers_mistake(server: Server,
         (Denied("R", "m"), "PERMISSION_DENIED"),
         (Conflict("R", "m"), "ALREADY_EXISTS"),
         (Exhausted("R", "m", retry_after=timedelta(seconds=3)), "RESOURCE_EXHAUSTED"),
+        (Overdue("R", "m"), "DEADLINE_EXCEEDED"),
         (Busy("R", "m"), "UNAVAILABLE"),
     ],
 )
@@ -254,3 +284,85 @@ async def test_a_service_that_does_not_say_who_may_call_it_is_not_served(server:
         RpcServer(RpcSettings(address="127.0.0.1:0"), server.keys).add(
             health_pb2_grpc.add_HealthServicer_to_server, health_pb2_grpc.HealthServicer()
         )
+
+
+class Held:
+    """Searches that go on until they are let go."""
+
+    def __init__(self, server: Server) -> None:
+        self._begun: asyncio.Queue[None] = asyncio.Queue()
+        self._over = asyncio.Event()
+        self._calls: list[asyncio.Future[Any]] = []
+        server.search = self._search
+
+    async def _search(self, _: retrieval_pb2.SearchRequest) -> retrieval_pb2.SearchResponse:
+        self._begun.put_nowait(None)
+        await self._over.wait()
+        return retrieval_pb2.SearchResponse()
+
+    async def begin(self, channel: grpc.aio.Channel, metadata: Any) -> None:
+        """Begins one more."""
+        self._calls.append(asyncio.ensure_future(search(channel, metadata)))
+        await asyncio.wait_for(self._begun.get(), 10)
+
+    async def end(self) -> None:
+        """Lets them end."""
+        self._over.set()
+        await asyncio.gather(*self._calls)
+
+
+async def test_one_tenants_calls_leave_room_for_the_others(bus: Bus) -> None:
+    """A quarter of the places is the most that one tenant has, and a place whose call ended is free again."""
+    async with serving(bus, max_concurrent_calls=8) as server, grpc.aio.insecure_channel(server.address) as channel:
+        acme, globex = await server.key("SCOPE_SEARCH"), await server.key("SCOPE_SEARCH", tenant=TenantId("globex"))
+        held = Held(server)
+        for _ in range(2):
+            await held.begin(channel, acme)
+        code, reason, sentence = await failure(search(channel, acme))
+        assert (code, reason) == ("RESOURCE_EXHAUSTED", "TOO_MANY_CALLS")
+        assert "2 calls" in sentence
+        await held.begin(channel, globex)
+        await held.end()
+        await search(channel, acme)
+
+
+async def test_a_full_server_says_so_and_is_still_healthy(bus: Bus) -> None:
+    """Calls without a place are refused with a reason and a time to come back; probes are answered."""
+    async with (
+        serving(bus, max_concurrent_calls=2, max_calls_per_tenant=1) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        held = Held(server)
+        for tenant in ("acme", "globex"):
+            await held.begin(channel, await server.key("SCOPE_SEARCH", tenant=TenantId(tenant)))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await search(channel, await server.key("SCOPE_SEARCH", tenant=TenantId("initech")))
+        status = rpc_status.from_call(caught.value)
+        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+        assert status.details[0].Unpack(info)
+        assert status.details[1].Unpack(retry)
+        assert (info.reason, retry.retry_delay.seconds) == ("TOO_MANY_CALLS", 1)
+        health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
+        await held.end()
+
+
+async def test_a_call_that_serves_another_needs_no_place_of_its_own(bus: Bus) -> None:
+    """An answer that searches is one call; a caller cannot claim the same."""
+    async with (
+        serving(bus, max_concurrent_calls=4) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        answers: list[str] = []
+
+        async def searching(request: retrieval_pb2.SearchRequest) -> retrieval_pb2.SearchResponse:
+            if request.query == "outer":
+                await search(channel, outgoing_metadata(), query="inner")
+                claimed = [(key, value if key == "authorization" else "mine") for key, value in outgoing_metadata()]
+                answers.append((await failure(search(channel, claimed, query="claimed")))[1])
+            answers.append(request.query)
+            return retrieval_pb2.SearchResponse()
+
+        server.search = searching
+        await search(channel, await server.key("SCOPE_SEARCH"), query="outer")
+    assert answers == ["inner", "TOO_MANY_CALLS", "outer"]

@@ -110,7 +110,7 @@ def _ready(process: "subprocess.Popen[bytes]", data_dir: Path, log: Path) -> str
 @pytest.fixture(scope="session")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """One platform for all tests that do not harm it."""
-    with running_platform(tmp_path_factory.mktemp("platform") / "data") as running:
+    with running_platform(tmp_path_factory.mktemp("platform") / "dätä") as running:
         yield running
 
 

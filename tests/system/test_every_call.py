@@ -3,6 +3,7 @@
 `CALLS` says how to call each method about something of tenant acme's; a method without an entry fails the tests.
 """
 
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf import descriptor_pool, message_factory
-from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 from headwater.auth.v1 import auth_pb2
 from headwater.inference.v1 import inference_pb2, policies_pb2
 from headwater.ingest.v1 import ingest_pb2
@@ -34,6 +37,9 @@ MODULES = (
 )
 SECRET = "The vault of acme opens with the word heliotrope."
 ACME_MONTH = metering_pb2.BudgetName(tenant_id="acme", period=metering_pb2.BUDGET_PERIOD_MONTH)
+REASON = re.compile("[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
+_DEEPEST = 4
+"""Levels of messages within messages that are filled."""
 QUESTION = "Which word opens the vault of acme?"
 
 
@@ -183,7 +189,10 @@ ALL_METHODS = list(methods())
 async def invoke(
     channel: grpc.aio.Channel, method: MethodDescriptor, requests: list[Message], metadata: Metadata | None
 ) -> tuple[str, str]:
-    """Calls `method` and returns the status code and everything that came back as text."""
+    """Calls `method` and returns the status code and everything that came back as text.
+
+    Whatever is refused must tell programs why, in a constant.
+    """
     path = f"/{method.containing_service.full_name}/{method.name}"
     response_class = message_factory.GetMessageClass(method.output_type)
     kind = f"{'stream' if method.client_streaming else 'unary'}_{'stream' if method.server_streaming else 'unary'}"
@@ -204,8 +213,19 @@ async def invoke(
         else:
             received.append(await call(argument, metadata=metadata, timeout=30))
     except grpc.aio.AioRpcError as error:
-        return error.code().name, f"{received} {error.details()}"
+        return error.code().name, f"{received} {reason_of(error)} {error.details()}"
     return "OK", str(received)
+
+
+def reason_of(error: grpc.aio.AioRpcError) -> str:
+    """The constant in the status's ErrorInfo, without which no refusal may be."""
+    info = error_details_pb2.ErrorInfo()
+    answer = rpc_status.from_call(error)
+    assert answer is not None, f"a status without details: {error}"
+    assert any(detail.Unpack(info) for detail in answer.details), f"a status without ErrorInfo: {error}"
+    assert info.domain == "headwater"
+    assert REASON.fullmatch(info.reason), info.reason
+    return str(info.reason)
 
 
 def test_every_method_is_covered() -> None:
@@ -303,50 +323,81 @@ def _method(name: str) -> MethodDescriptor:
 async def test_malformed_requests_get_a_status_with_a_reason(
     platform: Platform, channel: grpc.aio.Channel, method: MethodDescriptor
 ) -> None:
-    """Nothing set, everything over-long, everything negative or unknown: the caller's mistake, never a crash."""
+    """Nothing set, everything over-long, everything negative or unknown, however deep it stands in the request: the
+    caller's mistake, with a reason for programs, and never a crash.
+    """
     scopes = set(method.GetOptions().Extensions[auth_pb2.access].any_scope) - {auth_pb2.SCOPE_ADMIN}
     metadata = platform.tenant("malformed", *scopes) if scopes else platform.admin
     request_class = message_factory.GetMessageClass(method.input_type)
-    for fill in (_nothing, _too_long, _negative):
-        request = request_class()
-        fill(request)
-        code, answer = await invoke(channel, method, [request], metadata)
-        assert code in {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED"}, (fill.__name__, code, answer)
-        if fill is _too_long and _has_strings(request):
-            assert code == "INVALID_ARGUMENT", (code, answer)
-            assert "xxxx" not in answer
+    for value in (_nothing, _too_long, _negative):
+        for branch in range(_most_branches(request_class())):
+            request = request_class()
+            strings = _fill(request, value, branch)
+            if "until_now" in request.DESCRIPTOR.fields_by_name:
+                setattr(request, "until_now", True)  # noqa: B010 - the field is only known by its name
+            code, answer = await invoke(channel, method, [request], metadata)
+            told = (value.__name__, branch, code, answer)
+            assert code in {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED"}, told
+            if value is _too_long and strings:
+                assert code == "INVALID_ARGUMENT", told
+                assert "xxxx" not in answer
 
 
-def _nothing(message: Message) -> None:
-    """Leaves every field unset; only a call that waits for what is to come does not."""
-    if "until_now" in message.DESCRIPTOR.fields_by_name:
-        setattr(message, "until_now", True)  # noqa: B010 - the field is only known by its name
+def _nothing(field: FieldDescriptor) -> object:
+    """No value for any field."""
 
 
-def _too_long(message: Message) -> None:
-    """Sets every string and bytes field, and one of each list, to more than any rule allows."""
-    for field in message.DESCRIPTOR.fields:
-        if field.cpp_type == field.CPPTYPE_STRING:
-            value: object = "x" * 100_000 if field.type == field.TYPE_STRING else b"x" * 2_000_000
+def _too_long(field: FieldDescriptor) -> object:
+    """More than any rule allows for a string or bytes."""
+    if field.cpp_type != field.CPPTYPE_STRING:
+        return None
+    return "x" * 100_000 if field.type == field.TYPE_STRING else b"x" * 2_000_000
+
+
+def _negative(field: FieldDescriptor) -> object:
+    """Less than any rule allows for a number, and for an enum a number nobody declared."""
+    if field.cpp_type in {field.CPPTYPE_INT32, field.CPPTYPE_INT64, field.CPPTYPE_FLOAT, field.CPPTYPE_DOUBLE}:
+        return -(2**31)
+    return 999 if field.cpp_type == field.CPPTYPE_ENUM else None
+
+
+def _fill(message: Any, value: Callable[[FieldDescriptor], object], branch: int, depth: int = 0) -> int:
+    """Sets the fields for which there is a value, one of each list and the `branch`-th of each oneof; returns how many.
+
+    Messages within are filled alike, `_DEEPEST` levels down; one of which nothing can be filled stays unset.
+    """
+    count = 0
+    for field in _fields(message.DESCRIPTOR, branch):
+        within = getattr(message, field.name)
+        if field.cpp_type != field.CPPTYPE_MESSAGE:
+            if (wrong := value(field)) is None:
+                continue
             if field.is_repeated:
-                getattr(message, field.name).append(value)
+                within.append(wrong)
             else:
-                setattr(message, field.name, value)
+                setattr(message, field.name, wrong)
+            count += 1
+        elif field.message_type.GetOptions().map_entry:
+            entry = field.message_type.fields_by_name
+            if (wrong := value(entry["value"])) is not None:
+                within[value(entry["key"]) or "key"] = wrong
+                count += 1
+        elif depth < _DEEPEST:
+            part = message_factory.GetMessageClass(field.message_type)()
+            if filled := _fill(part, value, branch, depth + 1):
+                within.MergeFrom([part] if field.is_repeated else part)
+                count += filled
+    return count
 
 
-def _negative(message: Message) -> None:
-    """Sets every number to less than any rule allows and every enum to a number nobody declared."""
-    for field in message.DESCRIPTOR.fields:
-        if field.cpp_type in {field.CPPTYPE_INT32, field.CPPTYPE_INT64, field.CPPTYPE_FLOAT, field.CPPTYPE_DOUBLE}:
-            if field.is_repeated:
-                getattr(message, field.name).append(-(2**31))
-            else:
-                setattr(message, field.name, -(2**31))
-        elif field.cpp_type == field.CPPTYPE_ENUM and field.is_repeated:
-            getattr(message, field.name).append(999)
-        elif field.cpp_type == field.CPPTYPE_ENUM:
-            setattr(message, field.name, 999)
+def _fields(descriptor: Any, branch: int) -> Iterator[Any]:
+    """The fields, of each oneof the `branch`-th only: to set another would unset it."""
+    for field in descriptor.fields:
+        choices = field.containing_oneof.fields if field.containing_oneof else [field]
+        if choices[branch % len(choices)] is field:
+            yield field
 
 
-def _has_strings(message: Message) -> bool:
-    return any(field.cpp_type == field.CPPTYPE_STRING for field in message.DESCRIPTOR.fields)
+def _most_branches(message: Message) -> int:
+    """Of the request's own oneofs."""
+    return max((len(oneof.fields) for oneof in message.DESCRIPTOR.oneofs), default=1)

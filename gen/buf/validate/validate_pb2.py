@@ -23,37 +23,40 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62uf/validate/validate.proto\x12\x0c\x62uf.validate\x1a google/protobuf/descriptor.proto\"\x1e\n\nOneofRules\x12\x10\n\x08required\x18\x01 \x01(\x08\"\xd3\x03\n\nFieldRules\x12\x10\n\x08required\x18\x19 \x01(\x08\x12$\n\x06ignore\x18\x1b \x01(\x0e\x32\x14.buf.validate.Ignore\x12)\n\x05\x66loat\x18\x01 \x01(\x0b\x32\x18.buf.validate.FloatRulesH\x00\x12+\n\x06\x64ouble\x18\x02 \x01(\x0b\x32\x19.buf.validate.DoubleRulesH\x00\x12)\n\x05int32\x18\x03 \x01(\x0b\x32\x18.buf.validate.Int32RulesH\x00\x12)\n\x05int64\x18\x04 \x01(\x0b\x32\x18.buf.validate.Int64RulesH\x00\x12+\n\x06string\x18\x0e \x01(\x0b\x32\x19.buf.validate.StringRulesH\x00\x12)\n\x05\x62ytes\x18\x0f \x01(\x0b\x32\x18.buf.validate.BytesRulesH\x00\x12\'\n\x04\x65num\x18\x10 \x01(\x0b\x32\x17.buf.validate.EnumRulesH\x00\x12/\n\x08repeated\x18\x12 \x01(\x0b\x32\x1b.buf.validate.RepeatedRulesH\x00\x12%\n\x03map\x18\x13 \x01(\x0b\x32\x16.buf.validate.MapRulesH\x00\x42\x06\n\x04type\"W\n\nFloatRules\x12\r\n\x03lte\x18\x03 \x01(\x02H\x00\x12\r\n\x03gte\x18\x05 \x01(\x02H\x01\x12\x0e\n\x06\x66inite\x18\x08 \x01(\x08\x42\x0b\n\tless_thanB\x0e\n\x0cgreater_than\"X\n\x0b\x44oubleRules\x12\r\n\x03lte\x18\x03 \x01(\x01H\x00\x12\r\n\x03gte\x18\x05 \x01(\x01H\x01\x12\x0e\n\x06\x66inite\x18\x08 \x01(\x08\x42\x0b\n\tless_thanB\x0e\n\x0cgreater_than\"G\n\nInt32Rules\x12\r\n\x03lte\x18\x03 \x01(\x05H\x00\x12\r\n\x03gte\x18\x05 \x01(\x05H\x01\x42\x0b\n\tless_thanB\x0e\n\x0cgreater_than\"G\n\nInt64Rules\x12\r\n\x03lte\x18\x03 \x01(\x03H\x00\x12\r\n\x03gte\x18\x05 \x01(\x03H\x01\x42\x0b\n\tless_thanB\x0e\n\x0cgreater_than\"@\n\x0bStringRules\x12\x0f\n\x07min_len\x18\x02 \x01(\x04\x12\x0f\n\x07max_len\x18\x03 \x01(\x04\x12\x0f\n\x07pattern\x18\x06 \x01(\t\".\n\nBytesRules\x12\x0f\n\x07min_len\x18\x02 \x01(\x04\x12\x0f\n\x07max_len\x18\x03 \x01(\x04\"1\n\tEnumRules\x12\x14\n\x0c\x64\x65\x66ined_only\x18\x02 \x01(\x08\x12\x0e\n\x06not_in\x18\x04 \x03(\x05\"n\n\rRepeatedRules\x12\x11\n\tmin_items\x18\x01 \x01(\x04\x12\x11\n\tmax_items\x18\x02 \x01(\x04\x12\x0e\n\x06unique\x18\x03 \x01(\x08\x12\'\n\x05items\x18\x04 \x01(\x0b\x32\x18.buf.validate.FieldRules\"o\n\x08MapRules\x12\x11\n\tmax_pairs\x18\x02 \x01(\x04\x12&\n\x04keys\x18\x04 \x01(\x0b\x32\x18.buf.validate.FieldRules\x12(\n\x06values\x18\x05 \x01(\x0b\x32\x18.buf.validate.FieldRules*:\n\x06Ignore\x12\x16\n\x12IGNORE_UNSPECIFIED\x10\x00\x12\x18\n\x14IGNORE_IF_ZERO_VALUE\x10\x01:G\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\x87\t \x01(\x0b\x32\x18.buf.validate.FieldRules:G\n\x05oneof\x12\x1d.google.protobuf.OneofOptions\x18\x87\t \x01(\x0b\x32\x18.buf.validate.OneofRules')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62uf/validate/validate.proto\x12\x0c\x62uf.validate\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\x1e\n\nOneofRules\x12\x10\n\x08required\x18\x01 \x01(\x08\"\x84\x04\n\nFieldRules\x12\x10\n\x08required\x18\x19 \x01(\x08\x12$\n\x06ignore\x18\x1b \x01(\x0e\x32\x14.buf.validate.Ignore\x12)\n\x05\x66loat\x18\x01 \x01(\x0b\x32\x18.buf.validate.FloatRulesH\x00\x12+\n\x06\x64ouble\x18\x02 \x01(\x0b\x32\x19.buf.validate.DoubleRulesH\x00\x12)\n\x05int32\x18\x03 \x01(\x0b\x32\x18.buf.validate.Int32RulesH\x00\x12)\n\x05int64\x18\x04 \x01(\x0b\x32\x18.buf.validate.Int64RulesH\x00\x12+\n\x06string\x18\x0e \x01(\x0b\x32\x19.buf.validate.StringRulesH\x00\x12)\n\x05\x62ytes\x18\x0f \x01(\x0b\x32\x18.buf.validate.BytesRulesH\x00\x12\'\n\x04\x65num\x18\x10 \x01(\x0b\x32\x17.buf.validate.EnumRulesH\x00\x12/\n\x08repeated\x18\x12 \x01(\x0b\x32\x1b.buf.validate.RepeatedRulesH\x00\x12%\n\x03map\x18\x13 \x01(\x0b\x32\x16.buf.validate.MapRulesH\x00\x12/\n\x08\x64uration\x18\x15 \x01(\x0b\x32\x1b.buf.validate.DurationRulesH\x00\x42\x06\n\x04type\"W\n\nFloatRules\x12\r\n\x03lte\x18\x03 \x01(\x02H\x00\x12\r\n\x03gte\x18\x05 \x01(\x02H\x01\x12\x0e\n\x06\x66inite\x18\x08 \x01(\x08\x42\x0b\n\tless_thanB\x0e\n\x0cgreater_than\"X\n\x0b\x44oubleRules\x12\r\n\x03lte\x18\x03 \x01(\x01H\x00\x12\r\n\x03gte\x18\x05 \x01(\x01H\x01\x12\x0e\n\x06\x66inite\x18\x08 \x01(\x08\x42\x0b\n\tless_thanB\x0e\n\x0cgreater_than\"G\n\nInt32Rules\x12\r\n\x03lte\x18\x03 \x01(\x05H\x00\x12\r\n\x03gte\x18\x05 \x01(\x05H\x01\x42\x0b\n\tless_thanB\x0e\n\x0cgreater_than\"G\n\nInt64Rules\x12\r\n\x03lte\x18\x03 \x01(\x03H\x00\x12\r\n\x03gte\x18\x05 \x01(\x03H\x01\x42\x0b\n\tless_thanB\x0e\n\x0cgreater_than\"@\n\x0bStringRules\x12\x0f\n\x07min_len\x18\x02 \x01(\x04\x12\x0f\n\x07max_len\x18\x03 \x01(\x04\x12\x0f\n\x07pattern\x18\x06 \x01(\t\".\n\nBytesRules\x12\x0f\n\x07min_len\x18\x02 \x01(\x04\x12\x0f\n\x07max_len\x18\x03 \x01(\x04\"1\n\tEnumRules\x12\x14\n\x0c\x64\x65\x66ined_only\x18\x02 \x01(\x08\x12\x0e\n\x06not_in\x18\x04 \x03(\x05\"n\n\rRepeatedRules\x12\x11\n\tmin_items\x18\x01 \x01(\x04\x12\x11\n\tmax_items\x18\x02 \x01(\x04\x12\x0e\n\x06unique\x18\x03 \x01(\x08\x12\'\n\x05items\x18\x04 \x01(\x0b\x32\x18.buf.validate.FieldRules\"o\n\x08MapRules\x12\x11\n\tmax_pairs\x18\x02 \x01(\x04\x12&\n\x04keys\x18\x04 \x01(\x0b\x32\x18.buf.validate.FieldRules\x12(\n\x06values\x18\x05 \x01(\x0b\x32\x18.buf.validate.FieldRules\"H\n\rDurationRules\x12\'\n\x02gt\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x42\x0e\n\x0cgreater_than*:\n\x06Ignore\x12\x16\n\x12IGNORE_UNSPECIFIED\x10\x00\x12\x18\n\x14IGNORE_IF_ZERO_VALUE\x10\x01:G\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\x87\t \x01(\x0b\x32\x18.buf.validate.FieldRules:G\n\x05oneof\x12\x1d.google.protobuf.OneofOptions\x18\x87\t \x01(\x0b\x32\x18.buf.validate.OneofRules')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'buf.validate.validate_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_IGNORE']._serialized_start=1296
-  _globals['_IGNORE']._serialized_end=1354
-  _globals['_ONEOFRULES']._serialized_start=79
-  _globals['_ONEOFRULES']._serialized_end=109
-  _globals['_FIELDRULES']._serialized_start=112
-  _globals['_FIELDRULES']._serialized_end=579
-  _globals['_FLOATRULES']._serialized_start=581
-  _globals['_FLOATRULES']._serialized_end=668
-  _globals['_DOUBLERULES']._serialized_start=670
-  _globals['_DOUBLERULES']._serialized_end=758
-  _globals['_INT32RULES']._serialized_start=760
-  _globals['_INT32RULES']._serialized_end=831
-  _globals['_INT64RULES']._serialized_start=833
-  _globals['_INT64RULES']._serialized_end=904
-  _globals['_STRINGRULES']._serialized_start=906
-  _globals['_STRINGRULES']._serialized_end=970
-  _globals['_BYTESRULES']._serialized_start=972
-  _globals['_BYTESRULES']._serialized_end=1018
-  _globals['_ENUMRULES']._serialized_start=1020
-  _globals['_ENUMRULES']._serialized_end=1069
-  _globals['_REPEATEDRULES']._serialized_start=1071
-  _globals['_REPEATEDRULES']._serialized_end=1181
-  _globals['_MAPRULES']._serialized_start=1183
-  _globals['_MAPRULES']._serialized_end=1294
+  _globals['_IGNORE']._serialized_start=1451
+  _globals['_IGNORE']._serialized_end=1509
+  _globals['_ONEOFRULES']._serialized_start=111
+  _globals['_ONEOFRULES']._serialized_end=141
+  _globals['_FIELDRULES']._serialized_start=144
+  _globals['_FIELDRULES']._serialized_end=660
+  _globals['_FLOATRULES']._serialized_start=662
+  _globals['_FLOATRULES']._serialized_end=749
+  _globals['_DOUBLERULES']._serialized_start=751
+  _globals['_DOUBLERULES']._serialized_end=839
+  _globals['_INT32RULES']._serialized_start=841
+  _globals['_INT32RULES']._serialized_end=912
+  _globals['_INT64RULES']._serialized_start=914
+  _globals['_INT64RULES']._serialized_end=985
+  _globals['_STRINGRULES']._serialized_start=987
+  _globals['_STRINGRULES']._serialized_end=1051
+  _globals['_BYTESRULES']._serialized_start=1053
+  _globals['_BYTESRULES']._serialized_end=1099
+  _globals['_ENUMRULES']._serialized_start=1101
+  _globals['_ENUMRULES']._serialized_end=1150
+  _globals['_REPEATEDRULES']._serialized_start=1152
+  _globals['_REPEATEDRULES']._serialized_end=1262
+  _globals['_MAPRULES']._serialized_start=1264
+  _globals['_MAPRULES']._serialized_end=1375
+  _globals['_DURATIONRULES']._serialized_start=1377
+  _globals['_DURATIONRULES']._serialized_end=1449
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ tests/contracts/test_validation_rules.py holds it to the installed library.
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pb2 as _descriptor_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -84,6 +85,7 @@ class FieldRules(_message.Message):
     ENUM_FIELD_NUMBER: _builtins.int
     REPEATED_FIELD_NUMBER: _builtins.int
     MAP_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
     required: _builtins.bool
     """The field must be set."""
     ignore: Global___Ignore.ValueType
@@ -124,6 +126,10 @@ class FieldRules(_message.Message):
     def map(self) -> Global___MapRules:
         """Rules of a map field."""
 
+    @_builtins.property
+    def duration(self) -> Global___DurationRules:
+        """Rules of a google.protobuf.Duration field."""
+
     def __init__(
         self,
         *,
@@ -138,12 +144,13 @@ class FieldRules(_message.Message):
         enum: Global___EnumRules | None = ...,
         repeated: Global___RepeatedRules | None = ...,
         map: Global___MapRules | None = ...,
+        duration: Global___DurationRules | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "double", b"double", "enum", b"enum", "float", b"float", "ignore", b"ignore", "int32", b"int32", "int64", b"int64", "map", b"map", "repeated", b"repeated", "required", b"required", "string", b"string", "type", b"type"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "double", b"double", "duration", b"duration", "enum", b"enum", "float", b"float", "ignore", b"ignore", "int32", b"int32", "int64", b"int64", "map", b"map", "repeated", b"repeated", "required", b"required", "string", b"string", "type", b"type"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "double", b"double", "enum", b"enum", "float", b"float", "ignore", b"ignore", "int32", b"int32", "int64", b"int64", "map", b"map", "repeated", b"repeated", "required", b"required", "string", b"string", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "double", b"double", "duration", b"duration", "enum", b"enum", "float", b"float", "ignore", b"ignore", "int32", b"int32", "int64", b"int64", "map", b"map", "repeated", b"repeated", "required", b"required", "string", b"string", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_type: _TypeAlias = _typing.Literal["float", "double", "int32", "int64", "string", "bytes", "enum", "repeated", "map"]  # noqa: Y015
+    _WhichOneofReturnType_type: _TypeAlias = _typing.Literal["float", "double", "int32", "int64", "string", "bytes", "enum", "repeated", "map", "duration"]  # noqa: Y015
     _WhichOneofArgType_type: _TypeAlias = _typing.Literal["type", b"type"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_type) -> _WhichOneofReturnType_type | None: ...
 
@@ -442,6 +449,32 @@ class MapRules(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MapRules: _TypeAlias = MapRules  # noqa: Y015
+
+@_typing.final
+class DurationRules(_message.Message):
+    """Bounds of a google.protobuf.Duration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def gt(self) -> _duration_pb2.Duration:
+        """More than."""
+
+    def __init__(
+        self,
+        *,
+        gt: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["greater_than", b"greater_than", "gt", b"gt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["greater_than", b"greater_than", "gt", b"gt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_greater_than: _TypeAlias = _typing.Literal["gt"]  # noqa: Y015
+    _WhichOneofArgType_greater_than: _TypeAlias = _typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_greater_than) -> _WhichOneofReturnType_greater_than | None: ...
+
+Global___DurationRules: _TypeAlias = DurationRules  # noqa: Y015
 
 FIELD_FIELD_NUMBER: _builtins.int
 ONEOF_FIELD_NUMBER: _builtins.int

@@ -54,7 +54,9 @@ class AdmissionSettings(Section):
     """Who may spend how much."""
 
     plans: dict[PlanName, PlanSettings] = Field(
-        default_factory=_plans, description='limits by plan, as JSON: {"free": {"requests_per_minute": 60}}'
+        default_factory=_plans,
+        description="limits by plan (lower-case letters, digits, hyphens), as JSON: "
+        '{"free": {"requests_per_minute": 60}}',
     )
     default_plan: PlanName = Field(default="pro", description="plan of tenants that have none")
     beat_interval: timedelta = Field(

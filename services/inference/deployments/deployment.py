@@ -13,10 +13,9 @@ from services.inference.deployments.settings import DeploymentSettings, ModelSet
 from services.inference.deployments.slots import Slots
 from services.inference.drafts import Meter
 from services.inference.providers.chat import ChatModel, ChatRequest, Completion
+from services.inference.providers.refusals import UNUSABLE
 from services.runtime.telemetry import log
 
-_ASTRAY = frozenset({"401", "403", "404"})
-"""Refusals that are no fault of the request: the deployment's credential or address is wrong."""
 Clock = Callable[[], float]
 """Seconds on a monotonic clock."""
 
@@ -151,7 +150,15 @@ class Deployment:
         pause_s = asked_pause(failure, self._retry_after_cap_s)
         if pause_s:
             self._alone_until = max(self._alone_until, now + pause_s)
-        if not isinstance(failure, Busy | Exhausted) and failure.metadata.get("status") not in _ASTRAY:
+        if failure.reason == UNUSABLE:
+            log.error(
+                "a deployment is unusable: look at its key, its account, its address and its model's name",
+                deployment=self.name,
+                provider=self.provider,
+                model=self.model,
+                detail=failure.message,
+            )
+        if not isinstance(failure, Busy | Exhausted):
             return CallOutcome.SUCCEEDED
         # Callers with too little time must not close a deployment for those who have enough.
         return so_far if now >= call.deadline else CallOutcome.FAILED

@@ -12,6 +12,7 @@ from datetime import timedelta
 
 from services.contracts.failures import Busy, Exhausted, Failure
 from services.inference.deployments.settings import RetrySettings
+from services.inference.providers.refusals import UNUSABLE
 
 _UNTOLD = Busy("UNTOLD", "nobody said when to come back").retry_after
 """A ``Busy`` always says when to come back; with this value it was not the provider who said so."""
@@ -110,13 +111,14 @@ class Attempts:
     def failed(self, name: str, failure: Failure, now: float, random: float, *, saturated: bool = False) -> None:
         """Takes note that an attempt failed.
 
-        Who refuses the request, or has no room in its queue, is not asked again: the answer would be the same.
+        Who refuses the request, is unusable or has no room in its queue is not asked again: the answer would be the
+        same.
         """
         self.made += 1
         tries = self._tries.setdefault(name, _Tries())
         tries.made += 1
         tries.failure = failure
-        tries.barred = saturated or not isinstance(failure, Busy | Exhausted)
+        tries.barred = saturated or failure.reason == UNUSABLE or not isinstance(failure, Busy | Exhausted)
         settings = self.settings
         base_s, cap_s = settings.backoff_base.total_seconds(), settings.backoff_cap.total_seconds()
         pause_s = asked_pause(failure, settings.retry_after_cap.total_seconds())
@@ -125,8 +127,10 @@ class Attempts:
     def conclusion(self, alias: str, standings: Iterable[Standing], now: float) -> Failure:
         """What the request fails with, when there is nothing left to choose."""
         failures = [tries.failure for tries in self._tries.values() if tries.failure is not None]
-        if failures and not any(isinstance(failure, Busy | Exhausted) for failure in failures):
-            return failures[0]
+        # One that is unusable says nothing of the request.
+        judges = [failure for failure in failures if failure.reason != UNUSABLE]
+        if judges and not any(isinstance(failure, Busy | Exhausted) for failure in judges):
+            return judges[0]
         if failures and all(failure.reason == "MODEL_SATURATED" for failure in failures):
             return failures[0]
         told = []

@@ -15,7 +15,10 @@ _MILLISECOND = timedelta(milliseconds=1)
 class DeploymentSettings(Section):
     """One way to reach a model."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="in logs and failures; distinct in its model")
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$",
+        description="lower-case letters, digits, . _ and -; told in logs and failures; distinct in its model",
+    )
     endpoint: EndpointSettings = Field(description="where it is and how to speak to it")
     order: int = Field(default=0, ge=0, le=100, description="lower ones are asked first, higher ones when those cannot")
     weight: float = Field(

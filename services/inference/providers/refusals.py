@@ -16,6 +16,19 @@ _MAX_RETRY_AFTER = timedelta(hours=1)
 _OVERLOADED = 529
 """Anthropic's own status: it is overloaded and did nothing."""
 _BUSY = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY})
+_NOT_THE_REQUEST = frozenset(
+    {
+        HTTPStatus.UNAUTHORIZED,
+        HTTPStatus.PAYMENT_REQUIRED,
+        HTTPStatus.FORBIDDEN,
+        HTTPStatus.NOT_FOUND,
+        HTTPStatus.METHOD_NOT_ALLOWED,
+        HTTPStatus.GONE,
+    }
+)
+"""Whoever asks, and whatever: the key, the account, the address or the model's name is wrong."""
+UNUSABLE = "PROVIDER_UNUSABLE"
+"""The reason of a failure that lasts until the operator changes the deployment's settings or its account."""
 _RATE_CODES = frozenset({"rate_limit_error", "rate_limit_exceeded", "insufficient_quota", "too_many_requests"})
 
 
@@ -43,6 +56,8 @@ def refusal(status: int, headers: Mapping[bytes, bytes], body: bytes, now: datet
         return Exhausted("PROVIDER_EXHAUSTED", told, retry_after=retry_after, metadata=metadata)
     if status in _BUSY or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return Busy("PROVIDER_AWAY", told, retry_after=retry_after or timedelta(seconds=1), metadata=metadata)
+    if status in _NOT_THE_REQUEST or status < HTTPStatus.BAD_REQUEST:
+        return Busy(UNUSABLE, told, metadata=metadata)
     return Rejected("PROVIDER_REJECTED", told, metadata=metadata)
 
 

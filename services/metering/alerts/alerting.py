@@ -1,27 +1,28 @@
 """Alerting: looks at what was spent every minute and tells what somebody should look at, each once.
 
 An alert's id derives from what it is about and when. The bus drops an id it stored in the last 32 days, whichever
-process tells it; table alerts remembers it when the bus has lost its data. Only the period that is on is judged, so
-history that is loaded late is never told.
+process tells it; table alerts remembers it when the bus has lost its data. So what came late, or while nothing could
+be told, is simply judged again. Spikes and drifts that are older than three days are past: history that is loaded late
+raises none.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final, Protocol
 from uuid import UUID
 
 from services.contracts.events import AlertRaised
 from services.contracts.failures import Busy
-from services.metering.alerts.cost_alerts import drifts, missing_prices, spikes
+from services.metering.alerts.cost_alerts import drifts, hours_stored_since, spikes, summed_up_to
+from services.metering.alerts.due import FORTNIGHT, LOOK_BACK, hours_due, weeks_due
+from services.metering.alerts.price_alerts import Place, missing_prices
 from services.metering.clickhouse import ClickHouse
 from services.metering.settings import MeteringSettings
 from services.runtime.telemetry import log
 
-SETTLED_AFTER: Final = timedelta(minutes=5)
-"""So long after its end an hour, or a day, is taken to be complete."""
-_LOOK_BACK: Final = timedelta(minutes=5)
-"""Rows are looked at again for so long: another process may store some with an older time."""
+_MOST_PAGES: Final = 5
+"""Of models without a price in one look; the next one goes on."""
 _REMEMBERED: Final = 100_000
 _TOLD: Final = "SELECT DISTINCT alert_id FROM headwater.alerts WHERE alert_id IN {ids:Array(UUID)}"
 
@@ -47,9 +48,9 @@ class Alerting:
         self._budgets = budgets
         self._publish = publish
         self._settings = settings
+        self._place: Place | None = None
         self._looked_at: datetime | None = None
-        self._hour: datetime | None = None
-        self._day: date | None = None
+        self._summed_up: datetime | None = None
         self._told: set[UUID] = set()
 
     async def run(self) -> None:
@@ -70,47 +71,53 @@ class Alerting:
             Busy: ClickHouse or the bus is away; the next look tells what this one did not.
         """
         told = await self._look_at_prices(now)
-        told += await self._look_at_the_hour(now)
-        told += await self._look_at_the_week(now)
+        told += await self._look_at_costs(now)
         # Last, as forecasting may fail without ClickHouse or the bus being away.
         return told + await self._tell(await self._budgets.found(now, self._told.__contains__), now)
 
     async def _look_at_prices(self, now: datetime) -> int:
-        month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-        since = (self._looked_at or month) - _LOOK_BACK
-        reader, newest = self._clickhouse.reader, self._clickhouse.rollup
-        found = await missing_prices(newest, reader, now, since=since, is_told=self._told.__contains__)
-        told = await self._tell(found, now)
-        self._looked_at = now
+        told = 0
+        place = self._place or Place.first(now)
+        for _ in range(_MOST_PAGES):
+            reader, newest = self._clickhouse.reader, self._clickhouse.rollup
+            found, last = await missing_prices(newest, reader, place, self._told.__contains__)
+            told += await self._tell(found, now)
+            self._place = place = place.next(last, now)
+            if last is None:
+                break
         return told
 
-    async def _look_at_the_hour(self, now: datetime) -> int:
-        hour = (now - SETTLED_AFTER).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
-        if hour == self._hour:
-            return 0
-        found = await spikes(self._clickhouse.reader, hour, floor_usd=self._settings.spike_floor_usd)
-        told = await self._tell(found, now)
-        self._hour = hour
+    async def _look_at_costs(self, now: datetime) -> int:
+        reader, settings = self._clickhouse.reader, self._settings
+        # Read before the sums are: what is stored from here on may not be in them.
+        summed_up = await summed_up_to(reader)
+        touched = await self._touched(now)
+        hours = hours_due(self._looked_at, now, touched)
+        told = await self._tell(await spikes(reader, hours, floor_usd=settings.spike_floor_usd), now)
+        for end in weeks_due(self._looked_at, now, touched):
+            found = await drifts(reader, end, percent=settings.drift_percent, floor_usd=settings.drift_floor_usd)
+            told += await self._tell(found, now)
+        self._looked_at, self._summed_up = now, summed_up
         return told
 
-    async def _look_at_the_week(self, now: datetime) -> int:
-        day = (now - SETTLED_AFTER).date()
-        if day == self._day:
-            return 0
-        settings = self._settings
-        found = await drifts(
-            self._clickhouse.reader, day, percent=settings.drift_percent, floor_usd=settings.drift_floor_usd
-        )
-        told = await self._tell(found, now)
-        self._day = day
-        return told
+    async def _touched(self, now: datetime) -> frozenset[datetime]:
+        """Starts of the hours whose sums may have changed since the last look."""
+        if self._summed_up is None:
+            return frozenset()
+        # Of what was stored last, the rollup may have missed some, and looks again that far.
+        since = self._summed_up - self._settings.rollup_overlap
+        return await hours_stored_since(self._clickhouse.rollup, since, first=now - LOOK_BACK - FORTNIGHT, end=now)
 
     async def _tell(self, found: Sequence[AlertRaised], now: datetime) -> int:
-        new = [each for each in found if each.event_id not in self._told]
+        new: dict[UUID, AlertRaised] = {}
+        for each in found:
+            if each.event_id not in self._told:
+                # Of several findings that are one alert, the first is told.
+                new.setdefault(each.event_id, each)
         if not new:
             return 0
-        known = {row[0] for row in await self._clickhouse.reader.rows(_TOLD, {"ids": [each.event_id for each in new]})}
-        untold = [each for each in new if each.event_id not in known]
+        known = {row[0] for row in await self._clickhouse.reader.rows(_TOLD, {"ids": list(new)})}
+        untold = [each for each in new.values() if each.event_id not in known]
         # Told before it is remembered: a crash in between tells it again, and the bus drops the second.
         for each in untold:
             await self._publish(each)
@@ -118,7 +125,7 @@ class Alerting:
             await self._clickhouse.rollup.insert("headwater.alerts", _columns(untold, now))
         if len(self._told) > _REMEMBERED:
             self._told.clear()
-        self._told.update(each.event_id for each in new)
+        self._told.update(new)
         return len(untold)
 
 

@@ -1,117 +1,183 @@
-"""Alerts that the cost tables give: spikes, drifts, prices that are missing. Each reads all tenants at once."""
+"""Alerts that the cost tables give: spikes and drifts. Each reads all tenants at once."""
 
-from collections.abc import Callable
-from datetime import date, datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Final
-from uuid import UUID
 
 from services.contracts.budgets import period_name
 from services.contracts.events import AlertRaised
 from services.contracts.tenants import TenantId
-from services.metering.alerts.alert import PLATFORM, alert, dollars
-from services.metering.alerts.detectors import SEASON_DAYS, Before, drift, spike
+from services.metering.alerts.alert import alert, dollars
+from services.metering.alerts.detectors import SEASON_DAYS, Before, Spike, drift, spike
 from services.metering.clickhouse import Connection
 
-MOST_MODELS: Final = 200
-"""Without a price, that are told of in one look."""
+PAIRS_AT_A_TIME: Final = 500
+"""Hours of tenants that are compared with 28 days; bounds the memory of one statement."""
+_DAY_S: Final = 86400
 
-# Only tenants whose hour reaches the floor are compared with anything.
-_HOUR = """
-SELECT
-    spent.tenant_id,
-    sumIf(usd, back = 0) AS cost,
-    groupArrayIf((intDiv(back, 24), usd), back > 0 AND back % 24 = 0 AND back <= 24 * 14) AS same_hours,
-    sum(usd) AS recent,
-    quantileExactIf(0.9)(usd, back > 0) AS high_hour,
-    any(seen.days) AS days
+# Hours that cost more than twice what the same hour did on two days before, which detectors.spike wants in any case:
+# few, and only they are compared with more.
+_SUSPICIOUS = """
+SELECT at, tenant_id, sumIf(usd, back = 0) AS cost, groupArrayIf((back, usd), back > 0) AS same_hours
 FROM
 (
-    SELECT tenant_id, intDiv({hour:UInt32} - toUnixTimestamp(hour), 3600) AS back, sum(cost_usd) AS usd
-    FROM headwater.cost_hourly FINAL
-    WHERE hour > toDateTime({hour:UInt32} - 28 * 86400, 'UTC') AND hour <= toDateTime({hour:UInt32}, 'UTC')
-        AND calls > 0
-    GROUP BY tenant_id, back
-) AS spent
+    SELECT tenant_id, usd, arrayJoin(range(15)) AS back, toUnixTimestamp(hour) + 86400 * back AS at
+    FROM
+    (
+        SELECT tenant_id, hour, sum(cost_usd) AS usd
+        FROM headwater.cost_hourly FINAL
+        WHERE hour IN (SELECT toDateTime(arrayJoin({read:Array(UInt32)}), 'UTC')) AND calls > 0
+        GROUP BY tenant_id, hour
+    )
+)
+WHERE at IN {hours:Array(UInt32)}
+GROUP BY at, tenant_id
+HAVING cost >= {floor:Decimal(38, 12)} AND cost > 2 * arrayReverseSort(groupArrayIf(usd, back > 0))[2]
+ORDER BY at, tenant_id
+"""
+_BEFORE = """
+SELECT
+    judged.at,
+    judged.tenant_id,
+    sumIf(spent.usd, spent.second <= judged.at AND spent.second > judged.at - 28 * 86400),
+    quantileExactIf(0.9)(spent.usd, spent.second < judged.at AND spent.second > judged.at - 28 * 86400),
+    intDiv(toInt64(judged.at) - toUnixTimestamp(toDateTime(any(seen.first_day), 'UTC')), 86400)
+FROM
+(
+    SELECT pair.1 AS tenant_id, pair.2 AS at
+    FROM (SELECT arrayJoin(arrayZip({tenants:Array(String)}, {hours:Array(UInt32)})) AS pair)
+) AS judged
 INNER JOIN
 (
-    SELECT tenant_id, intDiv({hour:UInt32} - toUnixTimestamp(toDateTime(min(day), 'UTC')), 86400) AS days
+    SELECT tenant_id, toUnixTimestamp(hour) AS second, sum(cost_usd) AS usd
+    FROM headwater.cost_hourly FINAL
+    WHERE hour > toDateTime({first:UInt32}, 'UTC') AND hour <= toDateTime({last:UInt32}, 'UTC')
+        AND calls > 0 AND tenant_id IN {tenants:Array(String)}
+    GROUP BY tenant_id, hour
+) AS spent ON spent.tenant_id = judged.tenant_id
+INNER JOIN
+(
+    SELECT tenant_id, min(day) AS first_day
     FROM headwater.cost_daily FINAL
-    WHERE calls > 0
+    WHERE calls > 0 AND tenant_id IN {tenants:Array(String)}
     GROUP BY tenant_id
-) AS seen ON seen.tenant_id = spent.tenant_id
-GROUP BY spent.tenant_id
-HAVING cost >= {floor:Decimal(38, 12)} AND days >= 7
+) AS seen ON seen.tenant_id = judged.tenant_id
+GROUP BY judged.at, judged.tenant_id
 """
+# Who spent less than the floor in both weeks cannot differ by it.
 _TWO_WEEKS = """
-SELECT tenant_id, groupArray((dateDiff('day', {first:Date}, day), usd))
+SELECT spent.tenant_id, groupArray((spent.day, spent.usd)), any(seen.first_day)
 FROM
 (
     SELECT tenant_id, day, sum(cost_usd) AS usd
     FROM headwater.cost_daily FINAL
     WHERE day >= {first:Date} AND day < {end:Date} AND calls > 0
     GROUP BY tenant_id, day
-)
-GROUP BY tenant_id
-HAVING count() = 14
+) AS spent
+INNER JOIN
+(
+    SELECT tenant_id, min(day) AS first_day
+    FROM headwater.cost_daily FINAL
+    WHERE calls > 0
+    GROUP BY tenant_id
+) AS seen ON seen.tenant_id = spent.tenant_id
+GROUP BY spent.tenant_id
+HAVING sum(spent.usd) >= {floor:Decimal(38, 12)}
 """
-# A price of 0 of our own says that a model is free; what else comes to nothing for tokens is a price that is missing.
-# Without FINAL, as only the newest rows are looked at: a row that was replaced meanwhile does no harm here.
-_LATELY_WITHOUT_PRICE = """
-SELECT DISTINCT provider, model
+_SUMMED_UP = """
+SELECT min(watermark) FROM headwater.rollup_progress WHERE rollup IN ('cost_hourly', 'cost_daily')
+"""
+_HOURS_STORED_SINCE = """
+SELECT DISTINCT toUnixTimestamp(toStartOfHour(event_time))
 FROM headwater.usage_events
 WHERE ingested_at > fromUnixTimestamp64Milli({since_ms:Int64}, 'UTC')
-    AND event_time >= toDateTime({month:UInt32}, 'UTC')
-    AND (price_source = 'fallback' OR cost_usd = 0 AND NOT match(price_source, '^(own|book):')
-        AND uncached_input_tokens + cache_read_tokens + cache_write_tokens + output_tokens + reasoning_tokens > 0)
-LIMIT {most:UInt32}
-"""
-_WITHOUT_PRICE = """
-SELECT provider, model, count(), sum(cost_usd), uniqExact(tenant_id), countIf(price_source != 'fallback')
-FROM headwater.usage_events FINAL
-WHERE event_time >= toDateTime({month:UInt32}, 'UTC')
-    AND (price_source = 'fallback' OR cost_usd = 0 AND NOT match(price_source, '^(own|book):')
-        AND uncached_input_tokens + cache_read_tokens + cache_write_tokens + output_tokens + reasoning_tokens > 0)
-    AND (provider, model) IN arrayZip({providers:Array(String)}, {models:Array(String)})
-GROUP BY provider, model
+    AND event_time >= toDateTime({first:UInt32}, 'UTC') AND event_time < toDateTime({end:UInt32}, 'UTC')
 """
 
 
-async def spikes(connection: Connection, hour: datetime, *, floor_usd: Decimal) -> list[AlertRaised]:
-    """Tenants whose whole `hour` in UTC is a spike; one alert a tenant and day."""
-    rows = await connection.rows(_HOUR, {"hour": round(hour.timestamp()), "floor": floor_usd})
+async def summed_up_to(connection: Connection) -> datetime:
+    """Usage that was stored until then is in the cost tables."""
+    ((watermark,),) = await connection.rows(_SUMMED_UP)
+    return watermark.replace(tzinfo=UTC)  # type: ignore[no-any-return]
+
+
+async def hours_stored_since(
+    newest: Connection, since: datetime, *, first: datetime, end: datetime
+) -> frozenset[datetime]:
+    """Starts of the hours, from `first` up to and without `end`, that usage stored after `since` belongs to."""
+    rows = await newest.rows(
+        _HOURS_STORED_SINCE,
+        {
+            "since_ms": max(0, round(since.timestamp() * 1000)),
+            "first": round(first.timestamp()),
+            "end": round(end.timestamp()),
+        },
+    )
+    return frozenset(datetime.fromtimestamp(hour, UTC) for (hour,) in rows)
+
+
+async def spikes(connection: Connection, hours: Sequence[datetime], *, floor_usd: Decimal) -> list[AlertRaised]:
+    """Tenants for whom one of the whole `hours` in UTC is a spike, oldest first; one alert a tenant and day."""
+    if not hours:
+        return []
+    judged = [round(hour.timestamp()) for hour in hours]
+    read = sorted({second - _DAY_S * back for second in judged for back in range(SEASON_DAYS + 1)})
+    suspicious = await connection.rows(_SUSPICIOUS, {"hours": judged, "read": read, "floor": floor_usd})
     found = []
-    for tenant, cost, same_hours, recent, high_hour, days in rows:
-        spent = dict(same_hours)
-        before = [spent.get(back, Decimal(0)) for back in range(1, min(days, SEASON_DAYS) + 1)]
-        if one := spike(cost, Before(before, recent, high_hour), floor_usd=floor_usd):
-            found.append(
-                alert(
-                    "cost_spike",
-                    TenantId(tenant),
-                    severity="warning",
-                    about="tenant",
-                    period=period_name("day", hour),
-                    message=f"${dollars(one.cost_usd)} were spent in the hour from {hour:%Y-%m-%d %H:%M} UTC; "
-                    f"${dollars(one.expected_usd)} are usual for it",
-                    facts={
-                        "hour": f"{hour:%Y%m%dT%H}",
-                        "cost_usd": f"{one.cost_usd:f}",
-                        "expected_usd": f"{one.expected_usd:f}",
-                    },
-                )
-            )
+    for start in range(0, len(suspicious), PAIRS_AT_A_TIME):
+        some = suspicious[start : start + PAIRS_AT_A_TIME]
+        before = await _before(connection, [(at, tenant) for at, tenant, *_ in some])
+        for at, tenant, cost, same_hours in some:
+            # Hours are summed up before days: of a tenant that is new there may be no day yet.
+            recent, high_hour, days = before.get((at, tenant), (Decimal(0), Decimal(0), 0))
+            spent = dict(same_hours)
+            season = [spent.get(back, Decimal(0)) for back in range(1, min(days, SEASON_DAYS) + 1)]
+            if one := spike(cost, Before(season, recent, high_hour), floor_usd=floor_usd):
+                found.append(_spike(TenantId(tenant), datetime.fromtimestamp(at, UTC), one))
     return found
+
+
+async def _before(
+    connection: Connection, pairs: Sequence[tuple[int, str]]
+) -> Mapping[tuple[int, str], tuple[Decimal, Decimal, int]]:
+    """Of hours of tenants: the cost of 28 days, that of a dear hour of them, and how many days the tenant had."""
+    hours, tenants = zip(*pairs, strict=True)
+    rows = await connection.rows(
+        _BEFORE,
+        {"hours": list(hours), "tenants": list(tenants), "first": min(hours) - 28 * _DAY_S, "last": max(hours)},
+    )
+    return {(at, tenant): (recent, high_hour, days) for at, tenant, recent, high_hour, days in rows}
+
+
+def _spike(tenant: TenantId, hour: datetime, one: Spike) -> AlertRaised:
+    return alert(
+        "cost_spike",
+        tenant,
+        severity="warning",
+        about="tenant",
+        period=period_name("day", hour),
+        message=f"${dollars(one.cost_usd)} were spent in the hour from {hour:%Y-%m-%d %H:%M} UTC; "
+        f"${dollars(one.expected_usd)} are usual for it",
+        facts={
+            "hour": f"{hour:%Y%m%dT%H}",
+            "cost_usd": f"{one.cost_usd:f}",
+            "expected_usd": f"{one.expected_usd:f}",
+        },
+    )
 
 
 async def drifts(connection: Connection, end: date, *, percent: Decimal, floor_usd: Decimal) -> list[AlertRaised]:
     """Tenants whose seven days up to and without `end` differ from the seven before; one alert a tenant and week."""
-    rows = await connection.rows(_TWO_WEEKS, {"first": end - timedelta(days=14), "end": end})
+    first = end - timedelta(days=14)
+    rows = await connection.rows(_TWO_WEEKS, {"first": first, "end": end, "floor": floor_usd})
     last = end - timedelta(days=1)
     monday = last - timedelta(days=last.weekday())
     found = []
-    for tenant, spent in rows:
-        days = [usd for _, usd in sorted(spent)]
+    for tenant, costs, first_day in rows:
+        spent = dict(costs)
+        since = max(first, first_day)
+        days = [spent.get(since + timedelta(days=n), Decimal(0)) for n in range((end - since).days)]
         if one := drift(days, percent=percent, floor_usd=floor_usd):
             found.append(
                 alert(
@@ -120,10 +186,11 @@ async def drifts(connection: Connection, end: date, *, percent: Decimal, floor_u
                     severity="warning" if one.percent > 0 else "info",
                     about="tenant",
                     period=f"{monday:%Y%m%d}",
-                    message=f"${dollars(one.cost_usd)} were spent in the 7 days to {last:%Y-%m-%d}, "
-                    f"{one.percent:+.0f} % against the 7 before",
+                    message=f"${dollars(one.cost_usd)} were spent in the {len(days) - 7} days to {last:%Y-%m-%d}, "
+                    f"{one.percent:+.0f} % against the same days a week before",
                     facts={
                         "last_day": f"{last:%Y%m%d}",
+                        "days": str(len(days) - 7),
                         "percent": f"{one.percent:.1f}",
                         "cost_usd": f"{one.cost_usd:f}",
                         "before_usd": f"{one.before_usd:f}",
@@ -131,51 +198,3 @@ async def drifts(connection: Connection, end: date, *, percent: Decimal, floor_u
                 )
             )
     return found
-
-
-async def missing_prices(
-    newest: Connection, connection: Connection, now: datetime, *, since: datetime, is_told: Callable[[UUID], bool]
-) -> list[AlertRaised]:
-    """Models that calls of this month were priced without, or as if free, told `since`; one alert a model and month.
-
-    `newest` sees rows as they were stored, `connection` those that count.
-    """
-    month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    month_s = round(month.timestamp())
-    lately = await newest.rows(
-        _LATELY_WITHOUT_PRICE,
-        {"since_ms": round(since.timestamp() * 1000), "month": month_s, "most": MOST_MODELS},
-    )
-    untold = [
-        (provider, model)
-        for provider, model in lately
-        if not is_told(_price_missing(provider, model, month, 0, Decimal(0), 0, 0).event_id)
-    ]
-    if not untold:
-        return []
-    providers, models = zip(*untold, strict=True)
-    rows = await connection.rows(
-        _WITHOUT_PRICE, {"month": month_s, "providers": list(providers), "models": list(models)}
-    )
-    return [
-        _price_missing(provider, model, month, calls, cost, tenants, free)
-        for provider, model, calls, cost, tenants, free in rows
-    ]
-
-
-def _price_missing(
-    provider: str, model: str, month: datetime, calls: int, cost_usd: Decimal, tenants: int, free: int
-) -> AlertRaised:
-    name = f"{provider}/{model}"
-    priced_at = "$0" if free and free == calls else "the fallback or at $0" if free else "the fallback"
-    return alert(
-        "price_missing",
-        PLATFORM,
-        severity="warning",
-        about=name[:200],
-        period=period_name("month", month),
-        message=f"{name[:200]} has no price: {calls} calls of this month so far are accounted at {priced_at}, "
-        f"${dollars(cost_usd)} in all; put its price and re-rate",
-        facts={"calls": str(calls), "cost_usd": f"{cost_usd:f}", "tenants": str(tenants), "free_calls": str(free)},
-        variant=name[200:],
-    )

@@ -17,6 +17,11 @@ _SPREADS: Final = 6
 _TIMES: Final = 2
 _RECENT_SHARE: Final = 280
 """A tenth of a day, of 28."""
+_LEAST_WEEKDAYS: Final = 5
+"""That a week is compared by: a tenant that works from Monday to Friday has no more."""
+_LEAST_MOVED: Final = 3
+_STILL_SHARE: Final = 200
+"""Of an average day of the dearer week: a weekday that moved by less has not moved."""
 _LEAST_RATE_HOURS: Final = 4
 
 
@@ -78,23 +83,27 @@ class Drift:
 
 
 def drift(days: Sequence[Decimal], *, percent: Decimal, floor_usd: Decimal) -> Drift | None:
-    """Whether the last seven of fourteen days cost over `percent` and `floor_usd` more, or less, than the seven before.
+    """Whether a week cost over `percent` and `floor_usd` more, or less, than the same days of the week before.
 
-    Each day is compared with the same weekday before. The difference must remain without the weekday that makes most of
-    it, so that one wild day is none; and of the days that cost anything in either week, three at least, all but one
-    must have moved the same way, which chance does one time in eight for seven.
+    `days` are the last fourteen, or those from the tenant's first on; twelve at least. The difference must remain
+    without the weekday that makes most of it, so that one wild day is none. And of the weekdays that moved, three at
+    least, all but one must have moved the same way, which chance does one time in eight for seven. Weekdays that stand
+    still, such as weekends without a cost, say nothing; one that cost in one of the weeks alone speaks against, so that
+    tenants who come and go on any day do not drift.
     """
-    before, now = days[:7], days[7:]
+    before, now = days[:-7], days[7:]
     found = Drift(sum(now, Decimal(0)), sum(before, Decimal(0)))
-    if len(days) != 14 or not found.before_usd:
+    if len(before) < _LEAST_WEEKDAYS or not found.before_usd:
         return None
     sign = 1 if found.cost_usd > found.before_usd else -1
     moves = [sign * (after - earlier) for earlier, after in zip(before, now, strict=True)]
-    costing = sum(bool(earlier or after) for earlier, after in zip(before, now, strict=True))
+    least = max(found.cost_usd, found.before_usd) / (_STILL_SHARE * len(before))
+    moved = sum(abs(move) > least for move in moves)
+    along = sum(move > least and all(pair) for move, pair in zip(moves, zip(before, now, strict=True), strict=True))
+    if moved < _LEAST_MOVED or along < moved - 1:
+        return None
     most = moves.index(max(moves))
     rest = Drift(found.cost_usd - now[most], found.before_usd - before[most])
-    if sum(move > 0 for move in moves) < max(2, costing - 1) or costing < 3:
-        return None
     if abs(found.cost_usd - found.before_usd) < floor_usd or not rest.before_usd:
         return None
     return found if min(sign * found.percent, sign * rest.percent) > percent else None

@@ -15,6 +15,8 @@ from services.contracts.streams import ALERTS_STREAM
 from services.contracts.tenants import TenantId
 from services.runtime.buckets import Bucket
 from services.runtime.bus import Bus
+from services.runtime.page_tokens import last_key, page_token_after
+from services.runtime.records import Records
 
 MAX_WEBHOOKS: Final = 200
 """Each has a consumer of its own."""
@@ -70,6 +72,7 @@ class Webhooks:
 
     def __init__(self, bucket: Bucket, tenants: Bucket, bus: Bus) -> None:
         self._bucket = bucket
+        self._records = Records(bucket, WebhookRecord.model_validate_json)
         self._tenants = tenants
         self._bus = bus
 
@@ -83,7 +86,7 @@ class Webhooks:
         """
         if tenant is not None and await self._tenants.get(tenant) is None:
             raise Missing("TENANT_UNKNOWN", f"there is no tenant {tenant}: create it first")
-        records = [_read(entry.value) for entry in await self._bucket.entries()]
+        records = [record for _, record in await self._records.listed()]
         if len(records) >= MAX_WEBHOOKS:
             raise Exhausted("WEBHOOKS_FULL", f"there are {MAX_WEBHOOKS} webhooks: delete one first")
         for record in records:
@@ -109,12 +112,16 @@ class Webhooks:
         return (await self._found(webhook_id))[0]
 
     async def page(self, tenant: TenantId | None, page_size: int, page_token: str) -> WebhookPage:
-        """Webhooks after `page_token`, of one tenant or all; 0 `page_size` means 100."""
-        size = page_size or DEFAULT_PAGE_SIZE
-        records = [_read(entry.value) for entry in await self._bucket.entries() if entry.key > page_token]
+        """A page of webhooks by id, of one tenant or all; 0 `page_size` means 100.
+
+        Raises:
+            Rejected: `page_token` is none of this list.
+        """
+        size, last = page_size or DEFAULT_PAGE_SIZE, last_key("webhooks", page_token)
+        records = [record for key, record in await self._records.listed() if key > last]
         records = [record for record in records if tenant is None or record.tenant == tenant]
         page = [(each, await self._bus.waiting(ALERTS_STREAM, each.durable)) for each in records[:size]]
-        return WebhookPage(page, page[-1][0].webhook_id if len(records) > size else "")
+        return WebhookPage(page, page_token_after("webhooks", page[-1][0].webhook_id) if len(records) > size else "")
 
     async def delete(self, webhook_id: str) -> None:
         """Removes a webhook with what waits for it.
@@ -140,11 +147,7 @@ class Webhooks:
         await self._bus.forget(ALERTS_STREAM, record.durable)
 
     async def _found(self, webhook_id: str) -> tuple[WebhookRecord, int]:
-        entry = await self._bucket.get(webhook_id)
-        if entry is None:
+        found = await self._records.find(webhook_id)
+        if found is None:
             raise Missing("WEBHOOK_UNKNOWN", "there is no webhook with this id")
-        return _read(entry.value), entry.revision
-
-
-def _read(value: bytes) -> WebhookRecord:
-    return WebhookRecord.model_validate_json(value)
+        return found

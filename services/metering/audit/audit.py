@@ -2,7 +2,8 @@
 
 The sequences that the sink has acknowledged are compared with those in the table, inside ClickHouse. A sequence without
 a row is no gap yet, as of an event told twice the table keeps one row: its message is read, and it is missing only if
-storing it would change what counts. What is missing is stored. Then the truth is compared with its sums.
+storing it would change what counts. What is missing is stored. Of what has rows, those that do not count are counted as
+told again, and an event that two count for is charged twice. Then the truth is compared with its sums.
 
 Nothing goes wrong when two audits run at once: rows are idempotent, an alert's id derives from what it is about, and
 progress that is written twice makes the next audit look at some sequences again.
@@ -15,10 +16,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from services.contracts.events import AlertRaised
-from services.metering.audit.report import Report, Sums, alerts_of
+from services.metering.audit.ranges import SequenceRange
+from services.metering.audit.report import SECOND_CHARGE, Report, Sums, alerts_of, late_alert
 from services.metering.audit.run import AuditRun, Store
 from services.metering.audit.sums import SumProof
 from services.metering.audit.tables import AuditTables, Progress
+from services.metering.audit.tellings import judged
 from services.metering.handlers import KnownTenant
 from services.runtime.by_sequence import Sequences, Standing
 from services.runtime.telemetry import log
@@ -57,31 +60,30 @@ class Audit:
         self._slice_size = slice_size
         self._one_at_a_time = asyncio.Lock()
 
-    async def full_at(self) -> datetime:
-        """When the last full audit of the present stream began.
-
-        Raises:
-            Busy: the bus or ClickHouse is away.
-        """
-        return (await self._tables.progress((await self._stream.standing()).created)).full_at
-
-    async def __call__(self, time_limit: timedelta, *, full: bool = False, dry_run: bool = False) -> Report:
+    async def __call__(
+        self, time_limit: timedelta, *, full: bool = False, full_every: timedelta = timedelta.max, dry_run: bool = False
+    ) -> Report:
         """Looks at what came since the last audit, or with `full` at all there is, for about `time_limit` at most.
 
-        What is left then, the next audit looks at. A dry run changes nothing, not even where the next audit goes on.
+        It is also full when the last full one began `full_every` ago. What is left when its time is up, the next audit
+        looks at. A dry run changes nothing, not even where the next audit goes on.
 
         Raises:
-            Busy: the bus or ClickHouse is away; nothing is forgotten.
+            Busy: the bus or ClickHouse is away; nothing is forgotten, and usage that waits too long is told.
         """
         until = time.monotonic() + time_limit.total_seconds()
         async with self._one_at_a_time:
-            return await self._audited(until, full=full, dry_run=dry_run)
+            return await self._audited(until, full=full, full_every=full_every, dry_run=dry_run)
 
-    async def _audited(self, until: float, *, full: bool, dry_run: bool) -> Report:
+    async def _audited(self, until: float, *, full: bool, full_every: timedelta, dry_run: bool) -> Report:
         started_at = datetime.now(UTC)
         standing = await self._stream.standing()
+        # By the bus alone, and first: while ClickHouse is away usage waits, and an audit gets no further than this.
+        waiting, late = await self._waiting(standing, started_at, tell=not dry_run)
         before = await self._tables.progress(standing.created)
         lost_before = await self._tables.lost()
+        _, charged_twice_before = judged(await self._tables.second_charges(standing.created))
+        full = full or started_at - before.full_at >= full_every
         progress = before.begun_anew(standing.first, started_at) if full else before
         first, end = progress.audited_through + 1, _expected_through(standing, before)
         run = AuditRun(
@@ -91,6 +93,7 @@ class Audit:
             self._known_tenant,
             created=standing.created,
             accounted_through=before.accounted_through,
+            charged_twice_before={charge.event_id for charge in charged_twice_before},
             dry_run=dry_run,
         )
         now = time.monotonic()
@@ -99,8 +102,6 @@ class Audit:
         progress, sums = progress.through(through), Sums()
         if through >= end and not run.stuck:
             progress, sums = await self._compared(progress, until, mend=not dry_run)
-        waiting_from = max(end, standing.first - 1) + 1
-        waiting = max(0, standing.last - waiting_from + 1)
         report = Report(
             full=full,
             stream_created=standing.created,
@@ -108,15 +109,27 @@ class Audit:
             last_sequence=max(through, first - 1),
             found=run.found,
             waiting=waiting,
-            oldest_waiting=await self._stream.told_at(waiting_from) if waiting else None,
+            late=late,
             sums=sums,
             finished=through >= end and not run.stuck and sums.finished,
             lost_before=lost_before,
+            charged_twice_before=charged_twice_before,
         )
         if not dry_run:
             # Where something could not be stored the next audit looks again.
             await self._remember(report, before if run.stuck else progress, started_at)
         return report
+
+    async def _waiting(self, standing: Standing, now: datetime, *, tell: bool) -> tuple[int, bool]:
+        """How much the sink has not taken yet, and whether it waits for too long."""
+        first = max(standing.handled_through or 0, standing.first - 1) + 1
+        waiting = max(0, standing.last - first + 1)
+        oldest = await self._stream.told_at(first) if waiting else None
+        if oldest is None or now - oldest <= self._late_after:
+            return waiting, False
+        if tell:
+            await self._alert(late_alert(waiting, oldest, now))
+        return waiting, True
 
     async def _compared(self, progress: Progress, until: float, *, mend: bool) -> tuple[Progress, Sums]:
         settled_to = max(progress.compared_to, await self._sums.summed_to() - self._overlap)
@@ -127,19 +140,22 @@ class Audit:
     async def _remember(self, report: Report, progress: Progress, started_at: datetime) -> None:
         """Tells first and moves on last: what is not told because of a crash is found and told again."""
         found, created = report.found, report.stream_created
-        for event in alerts_of(report, started_at, self._late_after):
+        for event in alerts_of(report, started_at):
             await self._alert(event)
         await self._tables.keep_findings(created, started_at, "lost", found.lost_ranges)
         kind = "replayed" if found.replayed == found.missing else "missing"
         await self._tables.keep_findings(created, started_at, kind, found.gaps)
+        charged = sorted({sequence for one in found.second_charges.values() for sequence in one.sequences})
+        await self._tables.keep_findings(created, started_at, SECOND_CHARGE, [SequenceRange(n, n) for n in charged])
         await self._tables.keep_report(started_at, report)
         await self._tables.keep_progress(created, progress)
-        if found.missing or found.lost or report.sums.differing_hours:
+        if found.missing or found.lost or charged or report.sums.differing_hours:
             log.warning(
-                "the audit found usage that was not accounted for",
+                "the audit found usage that was not accounted for as it should be",
                 missing=found.missing,
                 replayed=found.replayed,
                 lost=found.lost,
+                second_charges=len(report.second_charges),
                 differing_hours=report.sums.differing_hours,
             )
 

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Final
 
 from services.contracts.failures import Busy
+from services.contracts.prices import PriceBook
 from services.contracts.streams import USAGE_STREAM
 from services.contracts.tenants import TenantId
 from services.metering.audit.audit import SLICE, Audit
@@ -16,7 +17,7 @@ from services.metering.clickhouse import ClickHouse, Connection
 from services.metering.handlers import KnownTenant, UsageHandler, anyone
 from services.metering.rollup import Rollup
 from services.metering.settings import MeteringSettings
-from services.metering.usage_rows import Charge, UsageRow, at_cost
+from services.metering.usage_rows import UsageRow
 from services.runtime.buckets import Bucket
 from services.runtime.bus import Bus
 from services.runtime.telemetry import log
@@ -32,16 +33,16 @@ def usage_audit(
     bus: Bus,
     durable: str,
     *,
-    charge: Charge = at_cost,
+    book: PriceBook | None = None,
     known_tenant: KnownTenant = anyone,
     slice_size: int = SLICE,
 ) -> Audit:
-    """The audit of what the consumer `durable` makes of stream USAGE; `charge` and `known_tenant` are the sink's."""
+    """The audit of what the consumer `durable` makes of stream USAGE; `book` and `known_tenant` are the sink's."""
     return Audit(
         bus.sequences(USAGE_STREAM, durable),
         AuditTables(clickhouse.auditor),
         SumProof(clickhouse.auditor, Rollup(clickhouse.rollup, settings.rollup_overlap)),
-        store=partial(_store, clickhouse.sink, charge),
+        store=partial(_store, clickhouse.sink, book),
         known_tenant=known_tenant,
         alert=partial(bus.publish, "metering"),
         late_after=settings.audit_late_after,
@@ -50,9 +51,9 @@ def usage_audit(
     )
 
 
-async def _store(connection: Connection, charge: Charge, rows: Sequence[UsageRow]) -> None:
+async def _store(connection: Connection, book: PriceBook | None, rows: Sequence[UsageRow]) -> None:
     # Resumed each time: the sink has stored meanwhile, here or in another process, and time must not go back.
-    await (await UsageHandler.resumed(connection, charge=charge)).store(rows)
+    await (await UsageHandler.resumed(connection, book=book)).store(rows)
 
 
 def tenants_in(bucket: Bucket) -> KnownTenant:
@@ -71,9 +72,8 @@ async def audit_repeatedly(audit: Audit, settings: MeteringSettings) -> None:
         await asyncio.sleep(pause.total_seconds())
         pause = settings.audit_interval
         try:
-            full = datetime.now(UTC) - await audit.full_at() >= settings.audit_full_interval
-            report = await audit(settings.audit_time_limit, full=full)
-            if not report.finished and report.found.missing == report.found.replayed:
+            report = await audit(settings.audit_time_limit, full_every=settings.audit_full_interval)
+            if not report.finished and not report.found.not_stored:
                 pause = min(_GO_ON_AFTER, pause)
         except Busy as failure:
             log.warning("the audit waits", reason=failure.reason, detail=failure.message)

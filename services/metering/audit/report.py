@@ -1,18 +1,24 @@
 """What an audit finds: the verdict on an event without a row, the report, the alerts. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from enum import Enum, auto
 from typing import Final, Literal, NamedTuple
+from uuid import UUID
 
 from services.contracts.events import AlertRaised
 from services.metering.alerts.alert import PLATFORM, alert
-from services.metering.audit.ranges import SequenceRange, joined
+from services.metering.audit.ranges import SequenceRange, joined, ranges_of
+from services.metering.audit.tellings import SecondCharge
 
 MAX_RANGES: Final = 1000
 """That a report lists; it counts them all."""
+MAX_SECOND_CHARGES: Final = 1000
+"""That a report lists and counts."""
+SECOND_CHARGE: Final = "second charge"
+"""What a finding of one, and its alert, is called."""
 _MAX_TOLD: Final = 5
 
 
@@ -51,11 +57,34 @@ class Tally:
     dead_lettered: int = 0
     missing: int = 0
     replayed: int = 0
+    redrivable: int = 0
+    """Had been given up for a reason that is gone."""
+    redriven: int = 0
+    """Of those, stored."""
     lost: int = 0
     left: int = 0
     """Left the stream after an audit had seen them through."""
     gaps: list[SequenceRange] = field(default_factory=list)
+    duplicated: list[SequenceRange] = field(default_factory=list)
     lost_ranges: list[SequenceRange] = field(default_factory=list)
+    second_charges: dict[UUID, SecondCharge] = field(default_factory=dict)
+    """Those that no audit has found before."""
+
+    @property
+    def not_stored(self) -> int:
+        """Events that should be rows and are not, nor were stored now."""
+        return self.missing - self.replayed + self.redrivable - self.redriven
+
+    def add_duplicates(self, sequences: Collection[int]) -> None:
+        """Counts `sequences`, none of them for the second time."""
+        self.duplicates += len(sequences)
+        self.duplicated = joined(sorted([*self.duplicated, *ranges_of(sorted(sequences))]))[:MAX_RANGES]
+
+    def add_second_charges(self, charges: Iterable[SecondCharge]) -> None:
+        """Notes `charges`, each event once."""
+        for charge in charges:
+            if len(self.second_charges) < MAX_SECOND_CHARGES:
+                self.second_charges[charge.event_id] = charge
 
     def add_missing(self, ranges: Sequence[SequenceRange]) -> None:
         """Counts `ranges`, which lie above those before."""
@@ -100,28 +129,51 @@ class Report:
     """One less than the first when there was nothing to look at."""
     found: Tally
     waiting: int
-    oldest_waiting: datetime | None
+    late: bool
+    """The oldest of them waits for too long."""
     sums: Sums
     finished: bool
     """It looked at all there was; otherwise the next audit goes on."""
     lost_before: int
     """Events that earlier audits found lost."""
+    charged_twice_before: Sequence[SecondCharge]
+    """Events that earlier audits found charged twice and that still are."""
 
     @property
     def stored(self) -> int:
         """Events whose row is stored."""
         found = self.found
-        others = found.duplicates + found.dead_lettered + found.missing + found.lost + found.left
+        others = found.duplicates + found.dead_lettered + found.missing + found.redrivable + found.lost + found.left
         return self.last_sequence - self.first_sequence + 1 - others
 
     @property
+    def second_charges(self) -> list[SecondCharge]:
+        """Events that more than one row counts for."""
+        return [*self.charged_twice_before, *self.found.second_charges.values()][:MAX_SECOND_CHARGES]
+
+    @property
     def complete(self) -> bool:
-        """Nothing is missing, lost or different, or all of it was mended; nor was anything lost before."""
-        found, lost = self.found, self.found.lost + self.lost_before
-        return self.finished and found.replayed == found.missing and not lost and self.sums.mended
+        """Nothing is missing, lost, charged twice or different, or it was mended; and nothing waits for too long."""
+        lost = self.found.lost + self.lost_before
+        wrong = self.found.not_stored or lost or self.second_charges or self.late
+        return self.finished and not wrong and self.sums.mended
 
 
-def alerts_of(report: Report, now: datetime, late_after: timedelta) -> list[AlertRaised]:
+def late_alert(waiting: int, oldest: datetime, now: datetime) -> AlertRaised:
+    """Says that usage waits, `oldest` since then; once an hour."""
+    since = f"{oldest:%Y-%m-%dT%H:%M:%SZ}"
+    return alert(
+        "usage_late",
+        PLATFORM,
+        severity="critical",
+        about="usage",
+        period=_hour(now),
+        message=f"usage waits to be stored since {since}: look at the sink, ClickHouse and the disk",
+        facts={"waiting": str(waiting), "oldest": since},
+    )
+
+
+def alerts_of(report: Report, now: datetime) -> list[AlertRaised]:
     """What somebody should know of a report, once an hour."""
     found = report.found
     alerts: list[AlertRaised] = []
@@ -134,19 +186,12 @@ def alerts_of(report: Report, now: datetime, late_after: timedelta) -> list[Aler
     if found.replayed:
         message = "usage in the stream was not in the cost tables and was stored now: find out how it got lost"
         alerts.append(_gap("warning", "replayed", message, found.replayed, found.gaps, now))
-    if report.oldest_waiting is not None and now - report.oldest_waiting > late_after:
-        since = f"{report.oldest_waiting:%Y-%m-%dT%H:%M:%SZ}"
-        alerts.append(
-            alert(
-                "usage_late",
-                PLATFORM,
-                severity="critical",
-                about="usage",
-                period=_hour(now),
-                message=f"usage waits to be stored since {since}: look at the sink, ClickHouse and the disk",
-                facts={"waiting": str(report.waiting), "oldest": since},
-            )
-        )
+    if charges := list(found.second_charges.values()):
+        message = "events were told with different times or tenants and are charged twice; headwater audit has which"
+        events = ", ".join(str(charge.event_id) for charge in charges[:_MAX_TOLD])
+        sequences = ranges_of(sorted({sequence for charge in charges for sequence in charge.sequences}))
+        told = _gap("critical", SECOND_CHARGE, message, len(charges), sequences, now)
+        alerts.append(told.model_copy(update={"facts": told.facts | {"event_ids": events}}))
     return alerts
 
 

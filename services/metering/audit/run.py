@@ -2,16 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Final
+from uuid import UUID
 
 from services.contracts.failures import Busy, Rejected
 from services.contracts.tenants import TenantId
 from services.metering.audit.ranges import SequenceRange, above, packed, ranges_of, without
 from services.metering.audit.report import Tally, Verdict, verdict
 from services.metering.audit.tables import MAX_UNSEEN_RANGES, AuditTables, key_of
+from services.metering.audit.tellings import judged
 from services.metering.handlers import NOBODY, KnownTenant
 from services.metering.usage_rows import UsageRow, read_usage, usage_columns
 from services.runtime.by_sequence import Recorded, Sequences
@@ -20,6 +22,8 @@ from services.runtime.telemetry import log
 _TOGETHER: Final = 2000
 """Messages read, judged and stored together."""
 _READS_AT_ONCE: Final = 32
+_CURABLE: Final = frozenset({NOBODY.reason, "SCHEMA_VERSION_UNKNOWN"})
+"""Reasons to give usage up that pass: a tenant is created, a program that knows the version is started."""
 
 Store = Callable[[Sequence[UsageRow]], Awaitable[None]]
 
@@ -36,9 +40,13 @@ class AuditRun:
         *,
         created: datetime,
         accounted_through: int,
+        charged_twice_before: Collection[UUID],
         dry_run: bool,
     ) -> None:
-        """`created` is when the stream was; what left it is not lost up to sequence `accounted_through`."""
+        """`created` is when the stream was; what left it is not lost up to sequence `accounted_through`.
+
+        Events in `charged_twice_before` are not found again.
+        """
         self.found = Tally()
         self.replayed_hours: set[int] = set()
         """Of what was stored, in seconds since 1970."""
@@ -52,7 +60,11 @@ class AuditRun:
         self._known: set[TenantId] = set()
         self._created = created
         self._accounted_through = accounted_through
-        self._given_up: set[int] | None = None
+        self._charged_twice_before = charged_twice_before
+        self._given_up: Mapping[int, str] | None = None
+        """Sequences, with the reason."""
+        self._stored_now: set[int] = set()
+        """Of the slice under way."""
         self._reads = asyncio.Semaphore(_READS_AT_ONCE)
 
     async def through(self, first: int, last: int, slice_size: int, until: float) -> int:
@@ -65,18 +77,31 @@ class AuditRun:
         """
         done = first - 1
         while done < last:
-            count = min(slice_size, last - done)
-            unseen = await self._tables.unseen(done + 1, count, self._created)
-            end = unseen[-1].last if len(unseen) == MAX_UNSEEN_RANGES else done + count
-            async with aclosing(self._judged(unseen)) as judged:
-                async for judged_through in judged:
-                    done = judged_through
-                    if self.stuck or time.monotonic() > until:
-                        return done
-            done = end
-            if time.monotonic() > until:
+            start = done + 1
+            done = await self._slice(start, min(slice_size, last - done), until)
+            await self._judge_told_again(start, done)
+            if self.stuck or time.monotonic() > until:
                 break
         return done
+
+    async def _slice(self, first: int, count: int, until: float) -> int:
+        unseen = await self._tables.unseen(first, count, self._created)
+        async with aclosing(self._judged(unseen)) as steps:
+            async for judged_through in steps:
+                if self.stuck or time.monotonic() > until:
+                    return judged_through
+        return unseen[-1].last if len(unseen) == MAX_UNSEEN_RANGES else first + count - 1
+
+    async def _judge_told_again(self, first: int, last: int) -> None:
+        """Counts the rows that do not count, and notes the events for which several do."""
+        while first <= last:
+            tellings, through = await self._tables.told_again(first, last, self._created)
+            repeats, charges = judged(tellings)
+            # What was missing, or a dead letter, is counted as that.
+            self.found.add_duplicates({n for n in repeats if first <= n <= through} - self._stored_now)
+            self.found.add_second_charges(one for one in charges if one.event_id not in self._charged_twice_before)
+            first = through + 1
+        self._stored_now.clear()
 
     async def _judged(self, unseen: Sequence[SequenceRange]) -> AsyncGenerator[int, None]:
         async for messages, covered in self._messages(unseen):
@@ -113,6 +138,7 @@ class AuditRun:
         """Those of `messages` that should be rows and are not; counts the others."""
         now = datetime.now(UTC)
         rows: list[UsageRow] = []
+        duplicates: list[int] = []
         for message in messages:
             try:
                 rows.append(read_usage(message.subject, message.payload, message.stream_sequence, now))
@@ -126,18 +152,21 @@ class AuditRun:
         for row, version in zip(rows, versions, strict=True):
             found = verdict(row.stream_sequence, version, stored.get(key_of(row), ()))
             if found is Verdict.DUPLICATE:
-                self.found.duplicates += 1
+                duplicates.append(row.stream_sequence)
             elif found is Verdict.MISSING:
                 missing.append(row)
+        self.found.add_duplicates(duplicates)
         return await self._not_given_up(missing, {message.stream_sequence: message for message in messages})
 
     async def _not_given_up(self, missing: Sequence[UsageRow], messages: Mapping[int, Recorded]) -> list[UsageRow]:
-        """Those of `missing` that the sink has not given up and would not; counts the others."""
+        """Those of `missing` that the sink has not given up, or would not now; counts the others."""
         if not missing:
             return []
         given_up = await self._all_given_up()
-        self.found.dead_lettered += sum(row.stream_sequence in given_up for row in missing)
-        missing = [row for row in missing if row.stream_sequence not in given_up]
+        final = {row.stream_sequence for row in missing} & given_up.keys()
+        final -= {sequence for sequence in final if given_up[sequence] in _CURABLE}
+        self.found.dead_lettered += len(final)
+        missing = [row for row in missing if row.stream_sequence not in final]
         unknown = {row.event.tenant for row in missing} - self._known
         self._known |= {tenant for tenant in unknown if await self._known_tenant(tenant)}
         for row in missing:
@@ -163,9 +192,15 @@ class AuditRun:
         self.found.add_lost(lost)
 
     async def _replay(self, missing: Sequence[UsageRow]) -> None:
-        """Counts and stores what is missing."""
-        self.found.add_missing(ranges_of(row.stream_sequence for row in missing))
-        if not missing or self._dry_run:
+        """Counts and stores what is missing, or was given up and need not be any more."""
+        if not missing:
+            return
+        given_up = await self._all_given_up()
+        told = [row.stream_sequence for row in missing]
+        redrivable = sum(sequence in given_up for sequence in told)
+        self.found.redrivable += redrivable
+        self.found.add_missing(ranges_of(sequence for sequence in told if sequence not in given_up))
+        if self._dry_run:
             return
         try:
             await self._store(missing)
@@ -173,10 +208,12 @@ class AuditRun:
             log.warning("missing usage could not be stored", reason=failure.reason, detail=failure.message)
             self.stuck = True
         else:
-            self.found.replayed += len(missing)
+            self.found.replayed += len(missing) - redrivable
+            self.found.redriven += redrivable
+            self._stored_now |= set(told)
             self.replayed_hours |= {key_of(row)[0] for row in missing}
 
-    async def _all_given_up(self) -> set[int]:
+    async def _all_given_up(self) -> Mapping[int, str]:
         if self._given_up is None:
             self._given_up = await self._stream.given_up(self._created)
         return self._given_up

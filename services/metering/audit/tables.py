@@ -8,12 +8,19 @@ from typing import Any, Final
 from uuid import UUID
 
 from services.metering.audit.ranges import SequenceRange
-from services.metering.audit.report import Report, StoredRow
+from services.metering.audit.report import SECOND_CHARGE, Report, StoredRow
+from services.metering.audit.tellings import EventKey, Telling
 from services.metering.clickhouse import Connection
 from services.metering.usage_rows import UsageRow
 
 MAX_UNSEEN_RANGES: Final = 1000
 """That one statement returns."""
+MAX_TOLD_AGAIN: Final = 10_000
+"""Events told more than once, that one statement returns."""
+_MAX_TELLINGS: Final = 100
+"""Of one event."""
+_MAX_FOUND: Final = 1000
+"""Findings that one statement returns."""
 _START: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 # A stream made anew counts from 1 again, so rows of the one before must not stand in for its events.
@@ -46,6 +53,39 @@ WHERE toStartOfHour(event_time) IN (SELECT toDateTime(arrayJoin({hours:Array(UIn
     AND tenant_id IN {tenants:Array(String)}
     AND event_id IN {ids:Array(UUID)}
 """
+# The row of the same event under another key may be in any hour, so the ids of a month around are looked through, of
+# which nothing else is read: as long as the stream keeps usage.
+_HERE = "js_seq {which} AND ingested_at >= fromUnixTimestamp64Milli({{created_ms:Int64}}, 'UTC')"
+_AROUND = """
+    event_time >= (SELECT min(event_time) FROM headwater.usage_events WHERE {here}) - toIntervalDay(31)
+    AND event_time <= (SELECT max(event_time) FROM headwater.usage_events WHERE {here}) + toIntervalDay(31)
+"""
+_TELLINGS = """
+SELECT toUnixTimestamp(toStartOfHour(event_time)) AS hour, tenant_id, event_id, js_seq, max(version),
+    max(ingested_at >= fromUnixTimestamp64Milli({{created_ms:Int64}}, 'UTC'))
+FROM headwater.usage_events
+WHERE {around} AND event_id IN
+(
+    SELECT event_id
+    FROM headwater.usage_events
+    WHERE {around} AND event_id IN (SELECT event_id FROM headwater.usage_events WHERE {here})
+    GROUP BY event_id
+    HAVING min(js_seq) != max(js_seq)
+        OR min(cityHash64(toStartOfHour(event_time), tenant_id))
+            != max(cityHash64(toStartOfHour(event_time), tenant_id))
+    ORDER BY minIf(js_seq, {here})
+    LIMIT {{events:UInt64}}
+)
+GROUP BY hour, tenant_id, event_id, js_seq
+LIMIT {{rows:UInt64}} BY event_id
+"""
+_FOUND = """
+SELECT DISTINCT first_sequence
+FROM headwater.audit_findings
+WHERE kind = {kind:String} AND stream_created = fromUnixTimestamp64Micro({created_us:Int64}, 'UTC')
+ORDER BY 1
+LIMIT {limit:UInt64}
+"""
 _PROGRESS = """
 SELECT audited_through, accounted_through, compared_to, comparing_from, comparing_to, full_at, version
 FROM headwater.audit_progress FINAL
@@ -63,14 +103,20 @@ FROM
 )
 """
 
-EventKey = tuple[int, str, UUID]
-"""The hour in seconds since 1970, the tenant and the event: what makes two rows one."""
+
+def _tellings(which: str) -> str:
+    here = _HERE.format(which=which)
+    return _TELLINGS.format(here=here, around=_AROUND.format(here=here))
+
+
+_TELLINGS_WITHIN = _tellings("BETWEEN {first:UInt64} AND {last:UInt64}")
+_TELLINGS_OF = _tellings("IN {sequences:Array(UInt64)}")
 
 
 def key_of(row: UsageRow) -> EventKey:
     """The key of the rows of an event."""
     event = row.event
-    return int(event.event_time.timestamp()) // 3600 * 3600, event.tenant, event.event_id
+    return EventKey(int(event.event_time.timestamp()) // 3600 * 3600, event.tenant, event.event_id)
 
 
 @dataclass(frozen=True)
@@ -137,8 +183,37 @@ class AuditTables:
         for hour, tenant, event_id, sequence, version, provisional in await self._connection.rows(
             _STORED_ROWS, parameters
         ):
-            found[hour, tenant, event_id].append(StoredRow(sequence, version, provisional))
+            found[EventKey(hour, tenant, event_id)].append(StoredRow(sequence, version, provisional))
         return found
+
+    async def told_again(
+        self, first: int, last: int, created: datetime, *, events: int = MAX_TOLD_AGAIN
+    ) -> tuple[list[Telling], int]:
+        """The rows of the events from `first` to `last` that have rows from several places or under several keys.
+
+        Of so many `events` at most, with the sequence up to which these are all: `last` or less.
+        """
+        tellings = await self._told(_TELLINGS_WITHIN, created, events, {"first": first, "last": last})
+        if len({one.key.event_id for one in tellings}) < events:
+            return tellings, last
+        firsts: dict[UUID, int] = {}
+        for one in tellings:
+            if one.here and first <= one.sequence <= last:
+                firsts[one.key.event_id] = min(one.sequence, firsts.get(one.key.event_id, last))
+        return tellings, max(firsts.values(), default=last)
+
+    async def second_charges(self, created: datetime) -> list[Telling]:
+        """The rows of the events that audits found charged twice, unless they are no more."""
+        parameters = {"kind": SECOND_CHARGE, "created_us": _micros(created), "limit": _MAX_FOUND}
+        sequences = [row[0] for row in await self._connection.rows(_FOUND, parameters)]
+        return await self._told(_TELLINGS_OF, created, _MAX_FOUND, {"sequences": sequences}) if sequences else []
+
+    async def _told(self, sql: str, created: datetime, events: int, which: Mapping[str, Any]) -> list[Telling]:
+        parameters = {**which, "created_ms": _millis(created), "events": events, "rows": _MAX_TELLINGS}
+        return [
+            Telling(EventKey(hour, tenant, event_id), sequence, version, bool(here))
+            for hour, tenant, event_id, sequence, version, here in await self._connection.rows(sql, parameters)
+        ]
 
     async def progress(self, created: datetime) -> Progress:
         """How far audits of the stream made at `created` are."""
@@ -202,8 +277,12 @@ class AuditTables:
             "dead_lettered": found.dead_lettered,
             "missing": found.missing,
             "replayed": found.replayed,
+            "redrivable": found.redrivable,
+            "redriven": found.redriven,
             "lost": found.lost,
+            "second_charges": len(report.second_charges),
             "waiting": report.waiting,
+            "late": report.late,
             "hours_compared": sums.hours,
             "truth_usd": sums.truth_usd,
             "rollup_usd": sums.rollup_usd,

@@ -7,10 +7,24 @@ from decimal import Decimal
 from uuid import UUID
 
 from services.contracts.events import TokenUsage, derived_id
-from services.contracts.prices import PriceBook
+from services.contracts.price import read_and_written
+from services.contracts.prices import Cost, PriceBook
 from services.contracts.tenants import TenantId
 
 _NOTHING = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What would have answered without a cascade, and its price for the request."""
+
+    model: str
+    """As <provider>/<model>."""
+    usd: Decimal
+    price_source: str
+    """Empty if that is not known."""
+    tokens: TokenUsage | None
+    """What it was estimated to use; None: what the call did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +36,8 @@ class Pricing:
     without_cache_usd: Decimal
     price_source: str
     estimated: bool
+    charge_source: str = ""
+    reference: Reference | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +53,8 @@ class Call:
     batch: bool
     tokens_estimated: bool
     pricing: Pricing
+    chat: bool = True
+    """It answered; False: it only embedded, and says nothing of how long an answer is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,27 +112,47 @@ def repriced(call: Call, book: PriceBook) -> Pricing:
         without_cache_usd = book.without_cache(
             call.provider, call.model, call.tokens, call.event_time, batch=call.batch
         )
-    if before.price_source.startswith("own:") and not cost.price_source.startswith(("own:", "book:")):
-        # A producer's settings priced it, which need not be ours: only the book, which is everyone's, overrules them.
-        charged_usd = book.charged(call.tenant, before.cost_usd, call.event_time)
-        return replace(before, charged_usd=charged_usd)
-    return Pricing(
-        cost_usd=cost.usd,
-        charged_usd=book.charged(call.tenant, cost.usd, call.event_time),
-        without_cache_usd=without_cache_usd,
-        price_source=cost.price_source,
-        estimated=call.tokens_estimated or cost.estimated,
+    if before.price_source.startswith("own:") and not _overrules_settings(cost):
+        after = before
+    else:
+        estimated = call.tokens_estimated or cost.estimated
+        after = Pricing(cost.usd, _NOTHING, without_cache_usd, cost.price_source, estimated)
+    charged = book.charged(call.tenant, after.cost_usd, call.event_time)
+    return replace(
+        after,
+        charged_usd=charged.usd,
+        charge_source=charged.source,
+        reference=None if before.reference is None else _repriced(before.reference, call, after, book),
     )
+
+
+def _repriced(reference: Reference, call: Call, after: Pricing, book: PriceBook) -> Reference:
+    """The reference by the same book as its call, or the cascade would seem to save what a price changed."""
+    if reference.tokens is None and reference.model == f"{call.provider}/{call.model}":
+        return replace(reference, usd=after.cost_usd, price_source=after.price_source)
+    tokens = reference.tokens or (read_and_written(call.tokens) if call.chat else None)
+    if tokens is None:
+        return reference
+    provider, _, model = reference.model.partition("/")
+    cost = book.cost(provider, model, tokens, call.event_time)
+    if not _overrules_settings(cost) and (not reference.price_source or reference.price_source.startswith("own:")):
+        return reference
+    return replace(reference, usd=cost.usd, price_source=cost.price_source)
+
+
+def _overrules_settings(cost: Cost) -> bool:
+    # A producer's settings need not be ours: the book, which is everyone's, and settings that we have overrule them.
+    return cost.price_source.startswith(("own:", "book:"))
 
 
 def is_same(before: Pricing, after: Pricing) -> bool:
     """The call is priced right already; by which version of the book does not matter."""
-    return (before.cost_usd, before.charged_usd, before.without_cache_usd, before.estimated) == (
-        after.cost_usd,
-        after.charged_usd,
-        after.without_cache_usd,
-        after.estimated,
-    )
+    return _amounts(before) == _amounts(after)
+
+
+def _amounts(pricing: Pricing) -> tuple[Decimal | bool | None, ...]:
+    reference_usd = None if pricing.reference is None else pricing.reference.usd
+    return pricing.cost_usd, pricing.charged_usd, pricing.without_cache_usd, pricing.estimated, reference_usd
 
 
 def as_adjusted(pricing: Pricing, adjusted: Adjusted) -> Pricing:

@@ -10,7 +10,7 @@ from services.contracts.events import TokenUsage
 from services.contracts.tenants import TenantId
 from services.metering.clickhouse import Row
 from services.metering.prices.closing import month_of
-from services.metering.prices.repricing import Adjusted, Call, Pricing, adjustment_id
+from services.metering.prices.repricing import Adjusted, Call, Pricing, Reference, adjustment_id
 from services.metering.usage_rows import RERATED
 
 PRICED = (
@@ -28,9 +28,16 @@ PRICED = (
     "tokens_estimated",
     "cost_usd",
     "charged_usd",
+    "charge_source",
     "without_cache_usd",
     "price_source",
     "estimated",
+    "operation",
+    "reference_model",
+    "reference_usd",
+    "reference_price_source",
+    "reference_input_tokens",
+    "reference_output_tokens",
 )
 """The columns of usage_events that a price depends on, and the price so far."""
 ADJUSTMENT = ("service", "feature", "stage", "provider", "model", "tenant_id", "event_id", "event_time")
@@ -42,7 +49,7 @@ FROM headwater.usage_events
 WHERE event_time >= fromUnixTimestamp64Milli({start:Int64}, 'UTC')
     AND event_time < fromUnixTimestamp64Milli({end:Int64}, 'UTC')
     AND ({tenant:String} = '' OR tenant_id = {tenant:String})
-    AND ({model:String} = '' OR concat(provider, '/', model) = {model:String})
+    AND {model:String} IN ('', concat(provider, '/', model), reference_model)
 ORDER BY hour
 """
 NEWEST = "SELECT max(ingested_at) FROM headwater.usage_events"
@@ -77,7 +84,7 @@ FROM
         AND event_time >= fromUnixTimestamp64Milli({{start:Int64}}, 'UTC')
         AND event_time < fromUnixTimestamp64Milli({{end:Int64}}, 'UTC')
         AND ({{tenant:String}} = '' OR tenant_id = {{tenant:String}})
-        AND ({{model:String}} = '' OR concat(provider, '/', model) = {{model:String}})
+        AND {{model:String}} IN ('', concat(provider, '/', model), reference_model)
         AND NOT provisional
         AND (tenant_id, event_id) > ({{after_tenant:String}}, {{after_event:UUID}})
     ORDER BY tenant_id, event_id
@@ -112,27 +119,46 @@ def found(columns: Sequence[str], row: Row) -> Found:
         ),
         batch=values["batch"],
         tokens_estimated=values["tokens_estimated"],
+        chat=values["operation"] == "chat",
         pricing=Pricing(
             values["cost_usd"],
             values["charged_usd"],
             values["without_cache_usd"],
             values["price_source"],
             values["estimated"],
+            charge_source=values["charge_source"],
+            reference=_reference(values),
         ),
     )
     return Found(call, values, Adjusted(count, Decimal(cost_usd), Decimal(charged_usd)))
 
 
+def _reference(values: Mapping[str, Any]) -> Reference | None:
+    if values["reference_usd"] is None:
+        return None
+    given, output = values["reference_input_tokens"], values["reference_output_tokens"]
+    return Reference(
+        values["reference_model"],
+        values["reference_usd"],
+        values["reference_price_source"],
+        TokenUsage(uncached_input=given, output=output) if given or output else None,
+    )
+
+
 def rerated_columns(changes: Sequence[Change], ingested_at: datetime) -> dict[str, list[Any]]:
     """Rows of usage_events that replace those of `changes`: priced anew, all else as it is."""
     rows, pricings = [one.row for one, _, _ in changes], [after for _, _, after in changes]
+    references = [pricing.reference for pricing in pricings]
     columns = {name: [_utc(row[name]) for row in rows] for name in rows[0]}
     return columns | {
         "cost_usd": [pricing.cost_usd for pricing in pricings],
         "charged_usd": [pricing.charged_usd for pricing in pricings],
+        "charge_source": [pricing.charge_source for pricing in pricings],
         "without_cache_usd": [pricing.without_cache_usd for pricing in pricings],
         "price_source": [pricing.price_source for pricing in pricings],
         "estimated": [pricing.estimated for pricing in pricings],
+        "reference_usd": [None if one is None else one.usd for one in references],
+        "reference_price_source": ["" if one is None else one.price_source for one in references],
         "version": [row["version"] + RERATED for row in rows],
         # The rollup finds rows by this time.
         "ingested_at": [ingested_at] * len(rows),

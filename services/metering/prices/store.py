@@ -4,7 +4,7 @@ Pricing reads memory alone. A version that cannot be read leaves the one before 
 """
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -72,14 +72,16 @@ class PriceStore:
         async with background(self._bucket.follow(self._take)):
             yield
 
-    async def put(self, text: str, author: str) -> PriceVersion:
+    async def put(self, text: str, author: str, tenants: Collection[str] | None = None) -> PriceVersion:
         """Keeps `text` as the next version, which prices from now on; the same text as the newest's is that version.
+
+        Its mark-ups may name `tenants` alone; anyone when they are not known.
 
         Raises:
             Rejected: it is no valid price book; the message tells the lines.
             Busy: the bus is away, or many put versions at the same time.
         """
-        file = parse_price_file(text)
+        file = parse_price_file(text, tenants)
         for _ in range(_PUT_ATTEMPTS):
             newest = await self._newest()
             if newest is not None and newest.value.partition(b"\n")[2] == text.encode():

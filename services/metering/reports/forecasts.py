@@ -14,6 +14,7 @@ from services.metering.clickhouse import Connection, Row
 from services.metering.reports.costs import EVERYONE, Everyone
 from services.metering.reports.forecasting import MOST_DAYS, MonthEnd
 from services.metering.reports.forecasting_process import ForecastingProcess, Series
+from services.runtime.page_tokens import last_key, page_token_after
 
 DEFAULT_CONFIDENCE_PERCENT: Final = 80
 DEFAULT_PAGE_SIZE: Final = 100
@@ -91,13 +92,14 @@ class Forecasts:
 
         Raises:
             Busy: ClickHouse is away, or forecasting takes too long.
+            Rejected: `page_token` is none of this list.
         """
         percent, size = confidence_percent or DEFAULT_CONFIDENCE_PERCENT, page_size or DEFAULT_PAGE_SIZE
-        asked = await self._asked(tenant, page_token, size + 1, now)
+        asked = await self._asked(tenant, last_key("forecasts", page_token), size + 1, now)
         more, page = len(asked) > size, asked[:size]
         await self._forecast([one for one in page if self._fresh(one.tenant, percent, now) is None], percent, now)
         forecasts = [found for one in page if (found := self._fresh(one.tenant, percent, now))]
-        return ForecastPage(forecasts, next_page_token=page[-1].tenant if more else "")
+        return ForecastPage(forecasts, page_token_after("forecasts", page[-1].tenant) if more else "")
 
     async def _asked(self, tenant: TenantId | Everyone, after: str, most: int, now: datetime) -> list[_Asked]:
         today = now.astimezone(UTC).date()

@@ -30,6 +30,7 @@ from services.metering.reports.reference_rows import (
 )
 from services.runtime.background import background
 from services.runtime.buckets import Bucket, Entry
+from services.runtime.records import Records
 from services.runtime.telemetry import log
 
 _PAUSE_S: Final = 1.0
@@ -56,6 +57,8 @@ class ReferenceTables:
         self._connection = connection
         self._tenants = tenants
         self._budgets = budgets
+        self._tenant_records = Records(tenants, TenantRecord.model_validate_json)
+        self._budget_records = Records(budgets, Budget.model_validate_json)
         self._plans = plans
         self._stale = asyncio.Event()
 
@@ -110,11 +113,16 @@ class ReferenceTables:
 
     async def _level_budgets(self) -> int:
         stored = await self._stored(_BUDGETS, _BUDGET_COLUMNS, _BUDGET_KEY)
-        rows = _differing(stored, await self._budgets.entries(), _budget, _BUDGET_KEY)
+        rows = _differing(stored, await self._budgets.entries(), self._budget, _BUDGET_KEY)
         return await self._write("headwater.budgets", rows)
 
-    def _tenant(self, entry: Entry) -> Row:
-        return tenant_row(TenantRecord.model_validate_json(entry.value), entry.revision, self._plans)
+    def _tenant(self, entry: Entry) -> Row | None:
+        record = self._tenant_records.read(entry)
+        return None if record is None else tenant_row(record, entry.revision, self._plans)
+
+    def _budget(self, entry: Entry) -> Row | None:
+        budget = self._budget_records.read(entry)
+        return None if budget is None else budget_row(budget, entry.revision)
 
     async def _stored(self, sql: str, columns: Sequence[str], key: Sequence[str]) -> dict[Key, Row]:
         rows = [dict(zip(columns, map(_in_utc, row), strict=True)) for row in await self._connection.rows(sql)]
@@ -127,22 +135,12 @@ class ReferenceTables:
 
 
 def _differing(
-    stored: dict[Key, Row], entries: Sequence[Entry], row_of: Callable[[Entry], Row], key: Sequence[str]
+    stored: dict[Key, Row], entries: Sequence[Entry], row_of: Callable[[Entry], Row | None], key: Sequence[str]
 ) -> list[Row]:
-    rows, unreadable = [], 0
-    for entry in entries:
-        try:
-            rows.append(row_of(entry))
-        except ValueError as error:
-            unreadable += 1
-            log.error("a record cannot be read; its row stays as it is", error=type(error).__name__)
+    rows = [row for entry in entries if (row := row_of(entry)) is not None]
     wanted = by_key(rows, key)
     # What cannot be read is not gone.
-    return changed(stored, wanted) + ([] if unreadable else gone(stored, wanted))
-
-
-def _budget(entry: Entry) -> Row:
-    return budget_row(Budget.model_validate_json(entry.value), entry.revision)
+    return changed(stored, wanted) + (gone(stored, wanted) if len(rows) == len(entries) else [])
 
 
 def _in_utc(value: Any) -> Any:

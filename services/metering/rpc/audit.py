@@ -43,6 +43,14 @@ class AuditRpc(MeteringServiceServicer):
             complete=report.complete,
             finished=report.finished,
             lost_before=report.lost_before,
+            duplicated=_ranges(found.duplicated),
+            redrivable=found.redrivable,
+            redriven=found.redriven,
+            late=report.late,
+            second_charges=[
+                pb.SecondCharge(event_id=str(charge.event_id), sequences=charge.sequences)
+                for charge in report.second_charges
+            ],
         )
 
 

@@ -15,6 +15,7 @@ from services.metering.prices.rerating import Group, Report, Rerating, Scope
 from services.metering.prices.store import PriceStore, PriceVersion
 from services.metering.prices.table import PriceTable
 from services.metering.rpc.translation import Context, stamp_of, time_of
+from services.runtime.buckets import Bucket
 from services.runtime.identity import caller
 
 MOST_DIFFERENCES: Final = 1000
@@ -23,18 +24,22 @@ MOST_DIFFERENCES: Final = 1000
 class PriceRpc(PriceServiceServicer):
     """All calls of PriceService."""
 
-    def __init__(self, store: PriceStore, table: PriceTable, rerating: Rerating, months: MonthClosing) -> None:
+    def __init__(
+        self, store: PriceStore, tenants: Bucket, table: PriceTable, rerating: Rerating, months: MonthClosing
+    ) -> None:
         self._store = store
+        self._tenants = tenants
         self._table = table
         self._rerating = rerating
         self._months = months
 
     async def PutPrices(self, request: pb.PutPricesRequest, context: Context) -> pb.PutPricesResponse:
         """Keeps a version."""
+        tenants = {entry.key for entry in await self._tenants.entries()}
         if request.validate_only:
-            parse_price_file(request.text)
+            parse_price_file(request.text, tenants)
             return pb.PutPricesResponse()
-        version = await self._store.put(request.text, caller().key_id)
+        version = await self._store.put(request.text, caller().key_id, tenants)
         await self._table.catch_up()
         return pb.PutPricesResponse(version=_version(version))
 

@@ -45,8 +45,8 @@ class TenantRpc(TenantServiceServicer):
 
     async def ListKeys(self, request: pb.ListKeysRequest, context: Context) -> pb.ListKeysResponse:
         """Lists keys."""
-        records = await self._tenants.list_keys(request.tenant_id)
-        return pb.ListKeysResponse(keys=[_key(record) for record in records])
+        page = await self._tenants.list_keys(request.tenant_id, request.page_size, request.page_token)
+        return pb.ListKeysResponse(keys=[_key(record) for record in page.keys], next_page_token=page.next_page_token)
 
 
 def _tenant(record: TenantRecord) -> pb.Tenant:

@@ -11,13 +11,13 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, Final
 
+from services.contracts.prices import PriceBook
 from services.contracts.streams import BucketSpec, StreamSpec
 from services.metering.accounting import accounting
 from services.metering.clickhouse import Connection, Row
 from services.metering.clickhouse import connected as clickhouse_connected
 from services.metering.migrations import migrate, migrations
 from services.metering.settings import MeteringSettings
-from services.metering.usage_rows import at_cost
 from services.runtime.batches import Batches
 from services.runtime.buckets import Bucket
 from services.runtime.bus import Bus, connected
@@ -155,7 +155,7 @@ async def account(orders: Orders, stopping: asyncio.Event) -> None:
         await migrate(clickhouse.rollup, migrations())
         clickhouse.sink = MortalConnection(clickhouse.sink, fate, chance)
         clickhouse.rollup = MortalConnection(clickhouse.rollup, fate, chance)
-        async with accounting(SETTINGS, clickhouse, MortalBus(bus, fate, chance), at_cost, asyncio.Event()):
+        async with accounting(SETTINGS, clickhouse, MortalBus(bus, fate, chance), PriceBook({}), asyncio.Event()):
             await stopping.wait()
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from services.contracts.failures import Busy, Rejected
 from services.inference.deployments.model import opened
@@ -14,6 +15,7 @@ from tests.inference.deployments.fakes import REQUEST, CountingMeter
 from tests.upstream.misbehaviour import Conduct, Mix, Share
 from tests.upstream.server import Upstream, upstream
 
+KEY = "sk-nobodys-business"
 QUICK = {"first_token_timeout": 0.3, "total_timeout": 1}
 FAULTS = (
     "reset",
@@ -27,6 +29,8 @@ FAULTS = (
     "empty",
 )
 SICK: list[dict[str, Any]] = [
+    {"status": 401},
+    {"status": 404},
     {"status": 408},
     {"status": 429},
     {"status": 429, "retry_after_s": 1},
@@ -55,7 +59,7 @@ def _settings(*upstreams: Upstream, **changes: Any) -> ModelSettings:
         {
             "name": name,
             "order": order,
-            "endpoint": {"base_url": server.url, "model": "large", "provider": name, **QUICK},
+            "endpoint": {"base_url": server.url, "model": "large", "provider": name, "api_key": KEY, **QUICK},
         }
         for order, (name, server) in enumerate(zip(("openai", "azure"), upstreams, strict=False))
     ]
@@ -103,6 +107,20 @@ async def test_all_endpoints_down_and_back(sick: Upstream, well: Upstream) -> No
             server.script.usual = Conduct()
         await asyncio.sleep(0.06)
         assert (await alias.completed(REQUEST, CountingMeter(), time.monotonic() + 20)).text
+
+
+async def test_a_wrong_key_is_not_the_callers_mistake(sick: Upstream) -> None:
+    """The call fails as if the model were away, the deployment is soon left alone; the log names it but not its key."""
+    sick.script.usual = Conduct(status=401)
+    async with opened("large", _settings(sick, breaker={"min_calls": 2})) as alias:
+        with capture_logs() as logs:
+            for _ in range(5):
+                with pytest.raises(Busy, match="openai: ") as caught:
+                    await alias.completed(REQUEST, CountingMeter(), time.monotonic() + 20)
+                assert caught.value.reason == "MODEL_UNAVAILABLE"
+    assert len(sick.requests) == 2
+    assert [entry["deployment"] for entry in logs if entry["log_level"] == "error"] == ["openai"] * 2
+    assert KEY not in str(logs)
 
 
 async def test_a_request_all_refuse_is_refused(sick: Upstream, well: Upstream) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from services.contracts.failures import Busy, Exhausted, Failure, Rejected
 from services.inference.deployments.retry import Attempts, Choice, Standing, asked_pause, cut_off, full_jitter
 from services.inference.deployments.settings import RetrySettings
+from services.inference.providers.refusals import UNUSABLE
 from tests.inference.deployments.fakes import busy
 
 SETTINGS = RetrySettings(backoff_base=timedelta(seconds=1), backoff_cap=timedelta(seconds=8))
@@ -99,6 +100,14 @@ def test_who_refuses_is_not_asked_again() -> None:
     """Its answer would be the same; another's may differ."""
     attempts = _attempts()
     attempts.failed("a", Rejected("NO_LOGPROBS", "it tells none"), NOW, 0.0)
+    assert attempts.choose([_standing("a")], NOW, 0.0) is None
+    assert attempts.choose([_standing("a"), _standing("b")], NOW, 0.0) == Choice(1, NOW)
+
+
+def test_who_is_unusable_is_not_asked_again() -> None:
+    """Its key will be wrong a moment later, too."""
+    attempts = _attempts()
+    attempts.failed("a", Busy(UNUSABLE, "the provider answered 401"), NOW, 0.0)
     assert attempts.choose([_standing("a")], NOW, 0.0) is None
     assert attempts.choose([_standing("a"), _standing("b")], NOW, 0.0) == Choice(1, NOW)
 
@@ -202,6 +211,15 @@ def test_when_all_refuse_the_refusal_is_the_end() -> None:
     refusal = Rejected("BAD", "no such tool")
     attempts.failed("a", refusal, NOW, 0.0)
     assert attempts.conclusion("large", [_standing("a")], NOW) is refusal
+
+
+def test_a_refusal_counts_though_another_deployment_is_unusable() -> None:
+    """That one never looked at the request; whoever did says that it must be changed."""
+    attempts = _attempts()
+    refusal = Rejected("BAD", "no such tool")
+    attempts.failed("a", Busy(UNUSABLE, "the provider answered 401"), NOW, 0.0)
+    attempts.failed("b", refusal, NOW, 0.0)
+    assert attempts.conclusion("large", [_standing("a"), _standing("b")], NOW) is refusal
 
 
 def test_when_all_are_saturated_that_is_the_end() -> None:

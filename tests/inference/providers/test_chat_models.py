@@ -272,8 +272,8 @@ async def test_a_stream_cut_in_the_middle_fails(server: Upstream, protocol: Prot
     ("status", "kind", "charged"),
     [
         (400, Rejected, False),
-        (401, Rejected, False),
-        (404, Rejected, False),
+        (401, Busy, False),
+        (404, Busy, False),
         (408, Busy, True),
         (409, Busy, False),
         (425, Busy, False),

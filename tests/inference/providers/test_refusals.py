@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from services.contracts.failures import Busy, Exhausted, Failure
-from services.inference.providers.refusals import broken_off, refusal
+from services.contracts.failures import Busy, Exhausted, Failure, Rejected
+from services.inference.providers.refusals import UNUSABLE, broken_off, refusal
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -59,6 +59,20 @@ def test_only_the_code_is_told(body: bytes, code: str) -> None:
     failure = refusal(503, {}, body, NOW)
     assert failure.metadata == {"status": "503"} | ({"code": code} if code else {})
     assert failure.message == "the provider answered 503" + (f" ({code})" if code else "")
+
+
+@pytest.mark.parametrize("status", [301, 401, 402, 403, 404, 405, 410])
+def test_an_operators_mistake_is_not_the_callers(status: int) -> None:
+    """A wrong key, account, address or model: nothing that whoever asks could change."""
+    failure = refusal(status, {}, b"", NOW)
+    assert isinstance(failure, Busy)
+    assert failure.reason == UNUSABLE
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_request_that_is_refused_is_the_callers_to_change(status: int) -> None:
+    """No deployment of the model would take it."""
+    assert isinstance(refusal(status, {}, b"", NOW), Rejected)
 
 
 @pytest.mark.parametrize(

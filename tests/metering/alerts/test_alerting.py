@@ -1,6 +1,6 @@
 """Alerts from what lies in the tables, over a real bus: found, told once, and never for what is past."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -11,6 +11,7 @@ import pytest
 
 from services.contracts.budgets import MONEY, Budget, ledger_subject, period_name, pico
 from services.contracts.events import AlertRaised, TokenUsage, UsageSettled
+from services.contracts.failures import Busy
 from services.contracts.streams import ALERTS_STREAM, BUDGETS_BUCKET, TENANTS_BUCKET
 from services.contracts.tenant_record import TenantRecord
 from services.contracts.tenants import TenantId
@@ -18,21 +19,20 @@ from services.metering.alerts.alert import PLATFORM, read_alert
 from services.metering.alerts.alerting import Alerting
 from services.metering.alerts.budget_alerts import BudgetAlerts
 from services.metering.alerts.key_spending import KeySpending
+from services.metering.alerts.price_alerts import MOST_MODELS
 from services.metering.budgets import PlanCaps
 from services.metering.clickhouse import ClickHouse
 from services.metering.handlers import UsageHandler
 from services.metering.reports.forecasting import MonthEnd
 from services.metering.reports.forecasting_process import Series
+from services.metering.rollup import Rollup
 from services.metering.settings import MeteringSettings
 from services.metering.usage_rows import UsageRow
 from services.runtime.bus import Bus
 from services.runtime.counters import Addition
 from services.runtime.mirror import Mirror
+from tests.metering.alerts.spending import DAY, HOUR, LAST_HOUR, NOW, TODAY, hours_before, spend
 
-NOW = datetime(2026, 11, 21, 12, 10, tzinfo=UTC)
-HOUR = timedelta(hours=1)
-DAY = timedelta(days=1)
-LAST_HOUR = datetime(2026, 11, 21, 11, tzinfo=UTC)
 Settled = Callable[..., UsageSettled]
 DEFAULTS = MeteringSettings()
 
@@ -55,41 +55,6 @@ async def told(bus: Bus) -> list[AlertRaised]:
     tail = bus.tail(ALERTS_STREAM)
     messages = tail.stored(">", after=0, until=await tail.last_sequence())
     return [read_alert(message.subject, message.payload) async for message in messages]
-
-
-async def spend(clickhouse: ClickHouse, spent: Mapping[tuple[str, datetime], str]) -> None:
-    """Puts hours of tenants into the rollups."""
-    days: dict[tuple[str, datetime], Decimal] = {}
-    for (tenant, hour), usd in spent.items():
-        day = hour.replace(hour=0)
-        days[tenant, day] = days.get((tenant, day), Decimal(0)) + Decimal(usd)
-    await _insert(clickhouse, "headwater.cost_hourly", "hour", {key: Decimal(usd) for key, usd in spent.items()})
-    await _insert(clickhouse, "headwater.cost_daily", "day", days)
-
-
-async def _insert(clickhouse: ClickHouse, table: str, unit: str, spent: Mapping[tuple[str, datetime], Decimal]) -> None:
-    count = len(spent)
-    labels = dict.fromkeys(("feature", "stage", "provider", "model"), [""] * count)
-    times = [at if unit == "hour" else at.date() for _, at in spent]
-    await clickhouse.rollup.insert(
-        table,
-        {
-            unit: times,
-            "tenant_id": [tenant for tenant, _ in spent],
-            "service": ["inference"] * count,
-            **labels,
-            "estimated": [False] * count,
-            "calls": [1] * count,
-            "cost_usd": list(spent.values()),
-            "version": [1] * count,
-        },
-    )
-
-
-def hours_before(tenant: str, days: int, usd: str) -> dict[tuple[str, datetime], str]:
-    """The same cost in every hour of whole days before today, and in this day's hours before the last one."""
-    first = LAST_HOUR.replace(hour=0) - days * DAY
-    return {(tenant, first + n * HOUR): usd for n in range(24 * days + 11)}
 
 
 async def test_a_spike_is_told_once_by_all_workers_and_restarts(clickhouse: ClickHouse, bus: Bus) -> None:
@@ -134,10 +99,53 @@ async def test_an_alert_that_was_told_and_not_remembered_is_stored_once(clickhou
     assert len(await told(bus)) == 1
 
 
-async def test_history_loaded_late_is_not_told(clickhouse: ClickHouse, bus: Bus) -> None:
-    """A spike of yesterday, a drift of last month and calls of last month without a price are past."""
+async def test_what_is_older_than_three_days_is_not_told(clickhouse: ClickHouse, bus: Bus) -> None:
+    """A spike and a drift of last month are past, though the rows may have come a moment ago."""
     await spend(clickhouse, {**hours_before("acme", 20, "1"), ("acme", LAST_HOUR - DAY): "40"})
     assert await looking(clickhouse, bus).look(NOW + 30 * DAY) == 0
+
+
+async def test_a_spike_whose_usage_comes_late_is_told(clickhouse: ClickHouse, bus: Bus, settled: Settled) -> None:
+    """As soon as it is summed up, though its hour was looked at before, and once."""
+    await spend(clickhouse, {**hours_before("acme", 20, "1"), ("acme", LAST_HOUR): "1"})
+    worker = looking(clickhouse, bus)
+    looks = [await worker.look(NOW)]
+    late = settled(event_time=LAST_HOUR + timedelta(minutes=50), cost_usd=Decimal(500))
+    await (await UsageHandler.resumed(clickhouse.sink)).store([UsageRow(late, 1)])
+    looks.append(await worker.look(NOW + timedelta(minutes=1)))
+    await Rollup(clickhouse.rollup, DEFAULTS.rollup_overlap).catch_up()
+    looks += [await worker.look(NOW + timedelta(minutes=n)) for n in (20, 21)]
+    assert looks == [0, 0, 1, 0]
+    (alert,) = await told(bus)
+    assert (alert.kind, alert.facts["hour"]) == ("cost_spike", "20261121T11")
+
+
+async def test_a_week_whose_usage_comes_late_is_told(clickhouse: ClickHouse, bus: Bus, settled: Settled) -> None:
+    """Though it was looked at when it ended."""
+    await spend(clickhouse, hours_before("acme", 20, "1"))
+    worker = looking(clickhouse, bus)
+    looks = [await worker.look(NOW)]
+    late = [settled(event_time=TODAY - n * DAY, cost_usd=Decimal(12)) for n in range(1, 8)]
+    await (await UsageHandler.resumed(clickhouse.sink)).store([UsageRow(one, n) for n, one in enumerate(late, 1)])
+    await Rollup(clickhouse.rollup, DEFAULTS.rollup_overlap).catch_up()
+    looks.append(await worker.look(NOW + timedelta(minutes=1)))
+    assert looks == [0, 1]
+    (alert,) = await told(bus)
+    assert (alert.kind, alert.facts["last_day"]) == ("cost_drift", "20261120")
+
+
+async def test_no_alert_is_lost_while_the_bus_is_away(clickhouse: ClickHouse, bus: Bus) -> None:
+    """Every hour that ended meanwhile is judged, not the last one alone; a restart in between changes nothing."""
+    hours = {("acme", LAST_HOUR - 3 * HOUR): "40", ("globex", LAST_HOUR - 30 * HOUR): "40"}
+    await spend(clickhouse, {**hours_before("acme", 20, "1"), **hours_before("globex", 20, "1"), **hours})
+
+    async def away(alert: AlertRaised) -> None:
+        raise Busy("BUS_AWAY", "no NATS server answers")
+
+    cut_off = Alerting(clickhouse, NoBudgets(), away, DEFAULTS)
+    with pytest.raises(Busy):
+        await cut_off.look(NOW - 2 * HOUR)
+    assert await looking(clickhouse, bus).look(NOW) == 2
 
 
 async def test_a_dearer_week_is_told_once_a_week(clickhouse: ClickHouse, bus: Bus) -> None:
@@ -156,18 +164,34 @@ async def test_a_dearer_week_is_told_once_a_week(clickhouse: ClickHouse, bus: Bu
 
 
 async def test_a_model_without_a_price_is_told_once_a_month(clickhouse: ClickHouse, bus: Bus, settled: Settled) -> None:
-    """To the platform, with what is at stake; calls of an earlier month are not news."""
+    """To the platform, with what is at stake; each call counts to its own month, whenever it is told."""
     now = datetime.now(UTC)
     handler = await UsageHandler.resumed(clickhouse.sink)
     unpriced = partial(settled, price_source="fallback", estimated=True, model="m-2", cost_usd=Decimal("1.5"))
-    old = now.replace(day=1) - timedelta(days=2)
-    events = [unpriced(), unpriced(tenant="globex"), settled(), unpriced(model="m-3", event_time=old)]
+    last_second = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0) - timedelta(seconds=10)
+    events = [unpriced(), unpriced(tenant="globex"), settled()]
+    events += [unpriced(event_time=last_second, cost_usd=Decimal(5000), price_source="fallback:3")]
     await handler.store([UsageRow(event, n) for n, event in enumerate(events, 1)])
     worker = looking(clickhouse, bus)
-    assert [await worker.look(now), await worker.look(now)] == [1, 0]
-    (alert,) = await told(bus)
-    assert (alert.tenant, alert.kind, alert.about) == (PLATFORM, "price_missing", "openai/m-2")
-    assert alert.facts == {"calls": "2", "cost_usd": "3.000000000000", "tenants": "2", "free_calls": "0"}
+    assert [await worker.look(now), await worker.look(now)] == [2, 0]
+    alerts = {alert.period: alert for alert in await told(bus)}
+    assert sorted(alerts) == [f"{last_second:%Y%m}", f"{now:%Y%m}"]
+    assert {(each.tenant, each.kind, each.about) for each in alerts.values()} == {
+        (PLATFORM, "price_missing", "openai/m-2")
+    }
+    this, last = alerts[f"{now:%Y%m}"].facts, alerts[f"{last_second:%Y%m}"].facts
+    assert this == {"calls": "2", "cost_usd": "3.000000000000", "tenants": "2", "free_calls": "0"}
+    assert last == {"calls": "1", "cost_usd": "5000.000000000000", "tenants": "1", "free_calls": "0"}
+
+
+async def test_any_number_of_models_without_a_price_is_told(clickhouse: ClickHouse, bus: Bus, settled: Settled) -> None:
+    """More than a page of them as well, and none of them again by the next worker."""
+    now = datetime.now(UTC)
+    events = [settled(price_source="fallback", estimated=True, model=f"m-{n}") for n in range(2 * MOST_MODELS + 50)]
+    await (await UsageHandler.resumed(clickhouse.sink)).store([UsageRow(one, n) for n, one in enumerate(events, 1)])
+    assert await looking(clickhouse, bus).look(now) == len(events)
+    assert {alert.about for alert in await told(bus)} == {f"openai/{event.model}" for event in events}
+    assert await looking(clickhouse, bus).look(now) == 0
 
 
 async def test_tokens_that_cost_nothing_are_told_unless_our_own_price_says_so(
@@ -183,7 +207,7 @@ async def test_tokens_that_cost_nothing_are_told_unless_our_own_price_says_so(
     await looking(clickhouse, bus).look(now)
     (alert,) = await told(bus)
     assert (alert.kind, alert.about, alert.facts["free_calls"]) == ("price_missing", "openai/m-2", "1")
-    assert "1 calls of this month so far are accounted at $0, $0.00 in all" in alert.message
+    assert f"1 calls of {now:%Y-%m} so far are accounted at $0, $0.00 in all" in alert.message
 
 
 class SamePace:

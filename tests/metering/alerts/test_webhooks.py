@@ -9,13 +9,14 @@ from datetime import timedelta
 from typing import Any
 
 import grpc
+import nats
 import pytest
 from headwater.metering.v1 import metering_pb2
 from headwater.metering.v1 import webhooks_pb2 as pb
 from headwater.metering.v1.webhooks_pb2_grpc import WebhookServiceStub, add_WebhookServiceServicer_to_server
 
-from services.contracts.events import AlertKind
-from services.contracts.failures import Conflict, Exhausted, Missing
+from services.contracts.events import AlertKind, AlertRaised
+from services.contracts.failures import Conflict, Exhausted, Missing, Rejected
 from services.contracts.streams import (
     ALERTS_STREAM,
     DEAD_LETTERS_STREAM,
@@ -31,6 +32,7 @@ from services.metering.alerts.webhooks import MAX_WEBHOOKS, WebhookRecord, Webho
 from services.metering.rpc.webhooks import WebhookRpc
 from services.runtime.bus import Bus
 from services.runtime.identity import KeyStore
+from services.runtime.inspecting import inspecting
 from services.runtime.mirror import Mirror
 from services.runtime.rpc import RpcServer
 from services.runtime.settings import RpcSettings
@@ -192,6 +194,25 @@ async def test_a_webhook_that_is_gone_is_disabled(
     assert len(receiver.got["/gone"]) == 1
 
 
+async def test_a_malformed_event_is_one_dead_letter(
+    nats_url: str, bus: Bus, webhooks: Webhooks, calls: WebhookCalls, receiver: Receiver
+) -> None:
+    """The inspector's; webhooks, however many, pass over what cannot be read."""
+    for path in ("/x", "/y"):
+        await webhooks.set(None, receiver.url + path, [])
+    client = await nats.connect(nats_url)
+    await client.jetstream().publish(AlertRaised.subject("metering", ACME), b"{}")
+    await client.close()
+    await tell(bus, ACME)
+    async with inspecting(bus, "metering", ALERTS_STREAM, AlertRaised), delivering(bus, webhooks, calls):
+        for path in ("/x", "/y"):
+            await receiver.until(path, 1)
+        while any(waiting for _, waiting in (await webhooks.page(None, 0, "")).webhooks):
+            await asyncio.sleep(0.02)
+        (reason,) = await dead_letters(bus, 1)
+    assert reason.startswith("MALFORMED_EVENT: not a alert_raised event")
+
+
 def test_retries_take_about_a_day() -> None:
     """On average, as each waits a random share; then the alert is given up."""
     delays = [retry_delay(tried, 0.5) for tried in range(1, len(RETRY_CEILINGS) + 1)]
@@ -262,3 +283,21 @@ async def test_a_webhook_is_set_tested_listed_and_deleted_over_rpc(
         assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
         await rpc.DeleteWebhook(pb.DeleteWebhookRequest(webhook_id=made.webhook.webhook_id), **admin)
         assert not (await rpc.ListWebhooks(pb.ListWebhooksRequest(), **admin)).webhooks
+
+
+async def test_webhooks_are_listed_in_pages(webhooks: Webhooks) -> None:
+    """Following page tokens lists each once; a token that no page gave is refused."""
+    records = [await webhooks.set(None, f"https://hooks.example.com/{path}", []) for path in "abc"]
+    first = await webhooks.page(None, 2, "")
+    rest = await webhooks.page(None, 2, first.next_page_token)
+    assert {record.webhook_id for record, _ in first.webhooks + rest.webhooks} == {one.webhook_id for one in records}
+    assert (len(first.webhooks), len(rest.webhooks), rest.next_page_token) == (2, 1, "")
+    with pytest.raises(Rejected, match="next_page_token"):
+        await webhooks.page(None, 0, "x")
+
+
+async def test_a_damaged_webhook_is_left_out_of_the_list(bus: Bus, webhooks: Webhooks) -> None:
+    """Others are listed and can be set."""
+    await (await bus.bucket(WEBHOOKS_BUCKET)).put("00junk", b"{junk")
+    record = await webhooks.set(None, "https://hooks.example/a", [])
+    assert [listed.webhook_id for listed, _ in (await webhooks.page(None, 0, "")).webhooks] == [record.webhook_id]

@@ -19,6 +19,8 @@ from services.contracts.tenants import TenantId
 from services.metering.audit.auditing import audit_repeatedly, usage_audit
 from services.metering.audit.ranges import SequenceRange
 from services.metering.audit.report import Report
+from services.metering.audit.tables import AuditTables
+from services.metering.audit.tellings import SecondCharge, judged
 from services.metering.clickhouse import ClickHouse
 from services.metering.clickhouse import connected as clickhouse_connected
 from services.metering.handlers import UsageHandler
@@ -56,6 +58,7 @@ class Metering:
         self.handler = handler
         self.rollup = Rollup(clickhouse.rollup, SETTINGS.rollup_overlap)
         self.stream = bus.sequences(USAGE_STREAM, DURABLE)
+        self.tables = AuditTables(clickhouse.auditor)
         self.audit = usage_audit(SETTINGS, clickhouse, bus, DURABLE)
 
     async def tell(self, *events: UsageSettled) -> None:
@@ -197,6 +200,61 @@ async def test_an_event_told_twice_is_a_duplicate(metering: Metering, settled: S
     assert (report.complete, shares(report)) == (True, (2, 1, 0, 0, 0))
 
 
+async def test_duplicates_are_listed_whether_or_not_the_engine_still_has_their_rows(
+    metering: Metering, settled: Settled
+) -> None:
+    """An event told three times, by the sink in three batches, counts once: the others are told again, and where."""
+    thrice = settled()
+    for event in (settled(), thrice, thrice, settled(), thrice):
+        await metering.tell(event)
+        await metering.take()
+    for merged in (False, True):
+        if merged:
+            await metering.merge()
+        report = await metering.audit(MINUTE, full=True)
+        assert (report.complete, shares(report)) == (True, (3, 2, 0, 0, 0))
+        assert report.found.duplicated == [SequenceRange(2, 3)]
+
+
+async def test_what_was_told_again_comes_in_parts(metering: Metering, settled: Settled) -> None:
+    """When it is more than a statement returns; together they leave nothing out."""
+    events = [settled() for _ in range(5)]
+    for _ in range(2):
+        await metering.tell(*events)
+        await metering.take()
+    created = (await metering.stream.standing()).created
+    parts, repeats, through = [], set(), 0
+    while through < 10:
+        tellings, through = await metering.tables.told_again(through + 1, 10, created, events=2)
+        parts.append(through)
+        repeats |= judged(tellings)[0]
+    assert (parts, repeats) == ([2, 4, 6, 8, 10], {1, 2, 3, 4, 5})
+
+
+@pytest.mark.parametrize("change", [{"event_time": timedelta(hours=2)}, {"event_time": timedelta(days=20)}, {}])
+async def test_an_event_told_with_two_times_or_tenants_is_a_second_charge(
+    metering: Metering, settled: Settled, change: dict[str, timedelta]
+) -> None:
+    """The audit that comes across the second telling names the event, and so does each after it until a row is gone."""
+    once = settled(cost_usd=Decimal(1))
+    ago = {name: once.event_time - by for name, by in change.items()}
+    await metering.tell(once, settled(cost_usd=Decimal(1)))
+    await metering.take()
+    assert (await metering.audit(MINUTE)).complete
+    await metering.tell(once.model_copy(update=ago or {"tenant": "globex"}))
+    await metering.take()
+    charge = SecondCharge(once.event_id, (1, 3))
+    for full, dry_run in ((False, True), (False, False), (False, False), (True, False)):
+        report = await metering.audit(MINUTE, full=full, dry_run=dry_run)
+        assert (report.complete, report.finished, report.second_charges) == (False, True, [charge])
+    (alert,) = await metering.alerts()
+    assert (alert.severity, alert.about, alert.facts["event_ids"]) == ("critical", "second charge", str(once.event_id))
+    await metering.js.delete_msg(USAGE_STREAM.name, 3)
+    await metering.forget("js_seq = 3")
+    report = await metering.audit(MINUTE, full=True)
+    assert (report.complete, report.second_charges, await metering.total("cost_hourly FINAL")) == (True, [], Decimal(2))
+
+
 async def test_what_stands_in_for_the_truth_is_a_duplicate_of_it(metering: Metering, settled: Settled) -> None:
     """Told before or after."""
     (first, first_stand_in), (second, second_stand_in) = (truth_and_stand_in(settled) for _ in range(2))
@@ -271,6 +329,39 @@ async def test_missing_usage_of_nobody_is_given_up(metering: Metering, settled: 
     assert letter.headers["Headwater-Reason"].startswith("TENANT_UNKNOWN: ")
 
 
+async def test_usage_given_up_for_want_of_a_tenant_counts_once_there_is_one(
+    metering: Metering, settled: Settled
+) -> None:
+    """A full audit stores it with its sums and raises no alarm; a dry run says that it would."""
+    tenants = {"acme"}
+
+    async def known(tenant: TenantId) -> bool:
+        return tenant in tenants
+
+    await metering.tell(*(settled(tenant=tenant, cost_usd=Decimal(1)) for tenant in ("acme", "nobody", "nobody")))
+    await metering.take(forgetting=frozenset({2, 3}))
+    audit = usage_audit(SETTINGS, metering.clickhouse, metering.bus, DURABLE, known_tenant=known)
+    for _ in range(2):
+        assert shares(await audit(MINUTE, full=True)) == (1, 0, 2, 0, 0)
+    tenants.add("nobody")
+    for dry_run in (True, False):
+        report = await audit(MINUTE, full=True, dry_run=dry_run)
+        assert (report.complete, shares(report)) == (not dry_run, (1, 0, 0, 0, 0))
+        assert (report.found.redrivable, report.found.redriven) == (2, 0 if dry_run else 2)
+    assert (await metering.total("cost_hourly"), await metering.alerts()) == (Decimal(3), [])
+    assert shares(await audit(MINUTE, full=True)) == (3, 0, 0, 0, 0)
+
+
+async def test_usage_given_up_for_another_reason_stays_given_up(metering: Metering, settled: Settled) -> None:
+    """Time heals some reasons; others were a judgement of what was told."""
+    await metering.tell(settled(), settled())
+    await metering.take(forgetting=frozenset({1, 2}))
+    for message, reason in zip(await told(metering), ("SUBJECT_MISMATCH", "SCHEMA_VERSION_UNKNOWN"), strict=True):
+        await metering.stream.give_up(message, f"{reason}: as it was then")
+    report = await metering.audit(MINUTE)
+    assert (report.complete, shares(report), report.found.redriven) == (True, (0, 0, 1, 0, 0), 1)
+
+
 async def test_usage_that_left_the_stream_before_it_was_stored_is_lost(metering: Metering, settled: Settled) -> None:
     """It is told once, as nobody can do anything about it; what was stored before it left is not lost."""
     await metering.tell(*(settled() for _ in range(6)))
@@ -338,7 +429,7 @@ async def test_without_its_consumer_nothing_is_missing_yet(
     if made_again:
         await metering.js.pull_subscribe(UsageSettled.subject("*"), DURABLE, stream=USAGE_STREAM.name)
     report = await metering.audit(MINUTE)
-    assert (report.complete, report.waiting) == (True, 3 if made_again else 1)
+    assert (report.complete, report.found.missing, report.waiting) == (True, 0, 3)
     await metering.take()
     assert (await metering.audit(MINUTE)).last_sequence == 3
 
@@ -466,11 +557,12 @@ async def test_an_alert_is_told_once_for_two_audits(metering: Metering, settled:
 
 
 async def test_usage_that_waits_too_long_is_told(metering: Metering, settled: Settled) -> None:
-    """With how much of it there is."""
+    """With how much of it there is; until then a healthy system has some on its way, and after that it is no proof."""
     impatient = SETTINGS.model_copy(update={"audit_late_after": timedelta(0)})
     await metering.tell(settled(), settled())
+    assert (await metering.audit(MINUTE)).complete
     report = await usage_audit(impatient, metering.clickhouse, metering.bus, DURABLE)(MINUTE)
-    assert (report.complete, report.waiting) == (True, 2)
+    assert (report.complete, report.late, report.waiting) == (False, True, 2)
     (alert,) = await metering.alerts()
     assert (alert.kind, alert.facts["waiting"]) == ("usage_late", "2")
 

@@ -13,7 +13,7 @@ from headwater.metering.v1.prices_pb2_grpc import PriceServiceStub, add_PriceSer
 
 from services.contracts.events import TokenUsage, UsageSettled
 from services.contracts.prices import PriceBook
-from services.contracts.streams import KEYS_BUCKET, PRICES_BUCKET
+from services.contracts.streams import KEYS_BUCKET, PRICES_BUCKET, TENANTS_BUCKET
 from services.metering.clickhouse import ClickHouse
 from services.metering.handlers import UsageHandler
 from services.metering.prices.closing import MonthClosing
@@ -69,9 +69,10 @@ async def prices(bus: Bus, clickhouse: ClickHouse) -> AsyncIterator[Prices]:
     server = RpcServer(RpcSettings(address="127.0.0.1:0"), keys)
     address = server.listen()
     rerating = Rerating(clickhouse, store.book, months, sum_up)
-    server.add(
-        add_PriceServiceServicer_to_server, PriceRpc(store, PriceTable(clickhouse.rollup, store), rerating, months)
-    )
+    tenants = await bus.bucket(TENANTS_BUCKET)
+    await tenants.create("acme", b"")
+    table = PriceTable(clickhouse.rollup, store)
+    server.add(add_PriceServiceServicer_to_server, PriceRpc(store, tenants, table, rerating, months))
     _, key = await keys.issue(None, frozenset({"SCOPE_ADMIN"}), "test")
     async with server.serving(timedelta(seconds=2)), grpc.aio.insecure_channel(address) as channel:
         yield Prices(channel, (("authorization", f"Bearer {key}"),))
@@ -107,6 +108,16 @@ async def test_a_book_is_put_listed_and_asked(prices: Prices, clickhouse: ClickH
     )
     asked.at.FromDatetime(datetime(2025, 12, 31, tzinfo=UTC))
     assert (await prices("GetPrice", asked)).estimated
+
+
+@pytest.mark.parametrize("validate_only", [True, False])
+async def test_a_mark_up_for_nobody_is_refused(prices: Prices, validate_only: bool) -> None:
+    """With its line and what was meant; nothing is kept."""
+    text = TEXT.replace("acme", "amce")
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await prices("PutPrices", pb.PutPricesRequest(text=text, validate_only=validate_only))
+    assert "line 8: there is no tenant 'amce'; did you mean 'acme'?" in (refused.value.details() or "")
+    assert not (await prices("ListPriceVersions", pb.ListPriceVersionsRequest())).versions
 
 
 async def test_calls_are_rerated_and_months_closed(

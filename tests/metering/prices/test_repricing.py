@@ -18,6 +18,7 @@ from services.metering.prices.repricing import (
     Call,
     Difference,
     Pricing,
+    Reference,
     adjustment_id,
     as_adjusted,
     is_same,
@@ -115,9 +116,38 @@ def test_a_producers_own_price_yields_to_the_book_alone() -> None:
     own = Pricing(Decimal("0.5"), Decimal("0.5"), Decimal("0.7"), "own:a/theirs", estimated=False)
     call = replace(a_call(model="theirs", book=book_of(CHEAP)), pricing=own)
     kept = repriced(call, book_of(DEAR))
-    assert kept == replace(own, charged_usd=Decimal("0.6666665"))
+    assert kept == replace(own, charged_usd=Decimal("0.6666665"), charge_source="book:1:acme")
     booked = repriced(call, book_of("prices: [{model: a/theirs, per_million: {input: 1}}]"))
     assert (booked.cost_usd, booked.price_source) == (Decimal("0.001"), "book:1:a/theirs")
+
+
+DEAREST = "prices: [{model: a/b, per_million: {input: 1}}, {model: a/large, per_million: {input: 10, output: 20}}]"
+
+
+@pytest.mark.parametrize(
+    ("reference", "chat", "usd"),
+    [
+        # The call itself is what it is compared with: whatever it cost, its cache and its batch included.
+        (Reference("a/b", Decimal("0.0035"), "book:1:a/b", None), True, "0.001"),
+        # What the producer reckoned with.
+        (Reference("a/large", Decimal(7), "book:1:a/large", TokenUsage(uncached_input=100, output=50)), False, "0.002"),
+        (Reference("a/b", Decimal(7), "book:1:a/b", TokenUsage(uncached_input=500)), True, "0.0005"),
+        # Else as much as the call read and wrote; of embeddings nobody knows it.
+        (Reference("a/large", Decimal(7), "", None), True, "0.01"),
+        (Reference("a/large", Decimal(7), "", None), False, "7"),
+        # The producer's own prices are not ours to know; of a model without a price the fallback is as good as before.
+        (Reference("a/theirs", Decimal(7), "own:a/theirs", TokenUsage(uncached_input=1)), True, "7"),
+        (Reference("a/theirs", Decimal(7), "fallback:1", TokenUsage(uncached_input=100)), True, "0.001"),
+    ],
+)
+def test_what_the_last_stage_would_have_cost_follows_its_price(reference: Reference, chat: bool, usd: str) -> None:
+    """As its producer reckoned it, by the book of today."""
+    call = a_call(book=book_of(DEAREST))
+    call = replace(call, chat=chat, pricing=replace(call.pricing, reference=reference))
+    after = repriced(call, book_of(DEAREST, 2))
+    assert after.reference is not None
+    assert (after.reference.model, after.reference.usd) == (reference.model, Decimal(usd))
+    assert is_same(call.pricing, after) == (after.reference.usd == reference.usd)
 
 
 def test_differences_add_up() -> None:

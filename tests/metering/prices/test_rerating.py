@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -103,7 +104,7 @@ async def ledger(clickhouse: ClickHouse, settled: Settled) -> Ledger:
     """An empty ledger at the cheap prices, version 1."""
     book = PriceBook({})
     book.adopt(1, parse_price_file(CHEAP))
-    return Ledger(clickhouse, await UsageHandler.resumed(clickhouse.sink, charge=book.charged), settled, book)
+    return Ledger(clickhouse, await UsageHandler.resumed(clickhouse.sink, book=book), settled, book)
 
 
 async def some_calls(ledger: Ledger) -> None:
@@ -162,7 +163,7 @@ async def test_only_the_scope_is_priced_anew(ledger: Ledger) -> None:
 
 
 async def test_all_else_of_a_row_stays(ledger: Ledger) -> None:
-    """Labels, times, what a cascade would have cost: only the price changes, and the version by one."""
+    """Labels, times, a reference that nobody here can price: only the price changes, and the version by one."""
     await ledger.tell(
         NOVEMBER,
         TokenUsage(uncached_input=1000, cache_read=500, output=5),
@@ -173,7 +174,7 @@ async def test_all_else_of_a_row_stays(ledger: Ledger) -> None:
         latency_ms=12,
     )
     other = (
-        "SELECT * EXCEPT (cost_usd, charged_usd, without_cache_usd, price_source, version, ingested_at) "
+        "SELECT * EXCEPT (cost_usd, charged_usd, charge_source, without_cache_usd, price_source, version, ingested_at) "
         "FROM headwater.usage_events"
     )
     before, (version,) = await ledger.rows(other), (await ledger.rows("SELECT version FROM headwater.usage_events"))[0]
@@ -184,6 +185,50 @@ async def test_all_else_of_a_row_stays(ledger: Ledger) -> None:
     assert await ledger.rows(priced) == [
         (Decimal("0.00157"), Decimal("0.001884"), Decimal("0.00227"), "book:2:openai/m-1", version + RERATED)
     ]
+
+
+async def test_what_the_cascade_saved_is_reckoned_at_the_same_price(ledger: Ledger) -> None:
+    """The last stage's price is halved: what it cost and what it would have cost both follow, and so do the savings."""
+    escalated, answered = uuid4(), uuid4()
+    small, large = TokenUsage(uncached_input=1000, output=250), TokenUsage(uncached_input=1000, cache_read=50, output=9)
+    asked = {"reference_model": "openai/m-2", "reference_price_source": "book:1:openai/m-2"}
+    embedded = {"model": "extract-1", "provider": "local", "operation": "embeddings", "stage": "local/extract-1"}
+    cost = ledger.book.cost("openai", "m-2", large, NOVEMBER).usd
+    await ledger.tell(NOVEMBER, large, model="m-2", request_id=escalated, reference_usd=cost, **asked)
+    await ledger.tell(
+        NOVEMBER,
+        TokenUsage(uncached_input=90),
+        request_id=answered,
+        reference_usd=Decimal("0.004"),
+        reference_tokens=small,
+        **asked,
+        **embedded,
+    )
+    ledger.book.adopt(2, parse_price_file("prices: [{model: openai/m-2, per_million: {input: 1, output: 4}}]"))
+    # Naming the model alone is enough: calls that are compared with it are in its scope.
+    only = Scope(BOTH.start, BOTH.end, model="openai/m-2")
+    assert (await ledger.rerating.run(only, dry_run=True)).total.calls == 2
+    assert (await ledger.rerating.run(only, dry_run=False)).total.calls == 2
+    saved = "SELECT answered_by, reference_usd, saved_usd FROM headwater.cascade_savings_daily ORDER BY answered_by"
+    embedding = Decimal("0.0000009")
+    assert await ledger.rows(saved) == [
+        ("local/extract-1", Decimal("0.002"), Decimal("0.002") - embedding),
+        ("small", cost / 2, Decimal(0)),
+    ]
+    sources = "SELECT DISTINCT reference_price_source FROM headwater.usage_events"
+    assert await ledger.rows(sources) == [("book:2:openai/m-2",)]
+    assert (await ledger.rerating.run(BOTH, dry_run=False)).total.calls == 0
+
+
+async def test_a_row_names_the_mark_up_it_was_charged_by(ledger: Ledger) -> None:
+    """When it is stored and when it is re-rated: with the version, so that the charge can be explained."""
+    await ledger.tell(NOVEMBER, TokenUsage(uncached_input=1000))
+    charged = "SELECT charged_usd, charge_source FROM headwater.usage_events ORDER BY ALL"
+    assert await ledger.rows(charged) == [(Decimal("0.001"), "")]
+    ledger.book.adopt(2, parse_price_file(CHEAP + "markups: [{tenant: '*', percent: 20}]"))
+    await ledger.tell(NOVEMBER, TokenUsage(uncached_input=2000), tenant="globex")
+    await ledger.rerating.run(BOTH, dry_run=False)
+    assert await ledger.rows(charged) == [(Decimal("0.0012"), "book:2:*"), (Decimal("0.0024"), "book:2:*")]
 
 
 async def test_what_was_rerated_and_is_told_again_keeps_its_price(ledger: Ledger) -> None:

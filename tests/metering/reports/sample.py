@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from services.contracts.events import TokenUsage, UsageSettled, derived_id
+from services.contracts.prices import PriceBook
 from services.contracts.tenant_record import TenantRecord
 from services.contracts.tenants import TenantId
 from services.metering.budgets import PlanCaps
@@ -32,6 +33,8 @@ PLANS = PlanCaps(
     monthly_price_usd={"free": Decimal(0), "pro": Decimal(20), "enterprise": Decimal(500)},
 )
 FEATURES = ("assist", "summaries")
+FIRST_STAGE, LAST_STAGE = "mini", "sonnet"
+"""Policies name their stages as they like: no question may know such a name."""
 LOADED_USD = Decimal("650.000000000001")
 """What globex paid for last month, beside its plan."""
 
@@ -71,7 +74,7 @@ def _request(random: Random, tenant: TenantId, at: datetime, number: int) -> lis
     kept, paid = _cost(random, 300), _cost(random, 30)
     escalated = random.random() < 0.3
     small = _call(
-        at + timedelta(milliseconds=20), request, 1, "small", ("openai", "gpt-4o-mini"), cost,
+        at + timedelta(milliseconds=20), request, 1, FIRST_STAGE, ("openai", "gpt-4o-mini"), cost,
         tokens=TokenUsage(uncached_input=random.randint(100, 900), cache_read=random.randint(0, 500), output=80),
         latency_ms=random.randint(100, 900), succeeded=not escalated or random.random() < 0.5,
         without_cache_usd=cost + kept, reference_model="anthropic/claude-sonnet-4", reference_usd=large, **said,
@@ -79,7 +82,7 @@ def _request(random: Random, tenant: TenantId, at: datetime, number: int) -> lis
     if not escalated:
         return [search, small]
     last = _call(
-        at + timedelta(seconds=1), request, 2, "large", ("anthropic", "claude-sonnet-4"), large,
+        at + timedelta(seconds=1), request, 2, LAST_STAGE, ("anthropic", "claude-sonnet-4"), large,
         tokens=TokenUsage(uncached_input=700, cache_write=200, output=random.randint(50, 400), reasoning=10),
         latency_ms=random.randint(900, 4000), without_cache_usd=large - paid, **said,
     )  # fmt: skip
@@ -130,9 +133,9 @@ def _cost(random: Random, about: int) -> Decimal:
     return Decimal(random.randint(about * 500_000, about * 1_500_000)).scaleb(-12)
 
 
-async def store(clickhouse: ClickHouse, events: Iterable[UsageSettled]) -> None:
-    """Stores `events` as the sink does and rolls them up."""
-    handler = await UsageHandler.resumed(clickhouse.sink)
+async def store(clickhouse: ClickHouse, events: Iterable[UsageSettled], book: PriceBook | None = None) -> None:
+    """Stores `events` as the sink does and rolls them up; `book` says what is charged, None: the cost."""
+    handler = await UsageHandler.resumed(clickhouse.sink, book=book)
     await handler.store([UsageRow(event, sequence) for sequence, event in enumerate(events, 1)])
     await Rollup(clickhouse.rollup, timedelta(0)).catch_up()
 

@@ -169,6 +169,24 @@ async def test_margin_counts_corrections_of_closed_months(clickhouse: ClickHouse
     assert found == [(month, Decimal("1.5"), Decimal("1.5"))]
 
 
+async def test_an_adjusted_month_has_two_costs(clickhouse: ClickHouse, settled: Settled) -> None:
+    """Days have that of the calls' rows, margins that with adjustments, and the view by month has both."""
+    event = settled(cost_usd=Decimal(2), event_time=NOW.replace(day=1) - timedelta(days=1))
+    month, this_month = event.event_time.date().replace(day=1), NOW.date().replace(day=1)
+    await store(clickhouse, [event, settled(cost_usd=Decimal(3), event_time=NOW)])
+    await insert(clickhouse, "cost_adjustments", [adjustment(event, Decimal("-0.5"), NOW)])
+    found = await rows(clickhouse, "SELECT * FROM headwater.tenant_cost_monthly ORDER BY month")
+    less, nothing = Decimal("-0.5"), Decimal(0)
+    assert found == [
+        (month, "acme", 1, Decimal(2), Decimal(2), less, less, Decimal("1.5"), Decimal("1.5")),
+        (this_month, "acme", 1, Decimal(3), Decimal(3), nothing, nothing, Decimal(3), Decimal(3)),
+    ]
+    by_day = "SELECT toStartOfMonth(day), sum(cost_usd) FROM headwater.tenant_cost_daily GROUP BY 1 ORDER BY 1"
+    assert await rows(clickhouse, by_day) == [(row[0], row[3]) for row in found]
+    margins = "SELECT month, cost_usd FROM headwater.tenant_margin_monthly ORDER BY month"
+    assert await rows(clickhouse, margins) == [(row[0], row[7]) for row in found]
+
+
 async def test_budgets_show_what_their_period_spent(clickhouse: ClickHouse, settled: Settled) -> None:
     """Of the tenant, the feature or the key; embeddings outside inference count against none."""
     today = {"event_time": NOW}

@@ -566,7 +566,9 @@ class Limits(_message.Message):
     """The last stage that may be asked."""
     @_builtins.property
     def max_latency(self) -> _duration_pb2.Duration:
-        """How long the answer may take; a stage that is under way then is given up."""
+        """How long the answer may take, more than nothing; a stage that is under way
+        then is given up.
+        """
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from headwater.auth.v1 import auth_pb2 as headwater_dot_auth_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n headwater/ingest/v1/ingest.proto\x12\x13headwater.ingest.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cheadwater/auth/v1/auth.proto\"\xd6\x02\n\x08\x44ocument\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x31\n\x05state\x18\x06 \x01(\x0e\x32\".headwater.ingest.v1.DocumentState\x12\x16\n\x0e\x66\x61ilure_reason\x18\x07 \x01(\t\x12\x13\n\x0b\x63hunk_count\x18\x08 \x01(\x05\x12/\n\x0b\x61\x63\x63\x65pted_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0findexed_version\x18\x0b \x01(\t\x12\x14\n\x0c\x66\x61ilure_code\x18\x0c \x01(\t\"\xaf\x01\n\x0e\x44ocumentHeader\x12/\n\x0b\x64ocument_id\x18\x01 \x01(\tB\x1a\xbaH\x17r\x15\x18\x80\x01\x32\x10^[A-Za-z0-9_-]*$\x12N\n\x04name\x18\x02 \x01(\tB@\xbaH=r;\x10\x01\x18\x80\x04\x32\x34^[^\\x00-\\x1f\\x7f]*[^\\x00-\\x20\\x7f][^\\x00-\\x1f\\x7f]*$\x12\x1c\n\nmedia_type\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"w\n\x12PutDocumentRequest\x12\x35\n\x06header\x18\x01 \x01(\x0b\x32#.headwater.ingest.v1.DocumentHeaderH\x00\x12\x1b\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x42\x0b\xbaH\x08z\x06\x10\x01\x18\x80\x80@H\x00\x42\r\n\x04part\x12\x05\xbaH\x02\x08\x01\"Y\n\x13PutDocumentResponse\x12/\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1d.headwater.ingest.v1.Document\x12\x11\n\tunchanged\x18\x02 \x01(\x08\"G\n\x12GetDocumentRequest\x12\x31\n\x0b\x64ocument_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18\x80\x01\x32\x10^[A-Za-z0-9_-]*$\"F\n\x13GetDocumentResponse\x12/\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1d.headwater.ingest.v1.Document\"\xa2\x01\n\x14ListDocumentsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12.\n\npage_token\x18\x02 \x01(\tB\x1a\xbaH\x17r\x15\x18\x80\x01\x32\x10^[A-Za-z0-9_-]*$\x12;\n\x05state\x18\x03 \x01(\x0e\x32\".headwater.ingest.v1.DocumentStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\"b\n\x15ListDocumentsResponse\x12\x30\n\tdocuments\x18\x01 \x03(\x0b\x32\x1d.headwater.ingest.v1.Document\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"I\n\x14WatchDocumentRequest\x12\x31\n\x0b\x64ocument_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18\x80\x01\x32\x10^[A-Za-z0-9_-]*$\"H\n\x15WatchDocumentResponse\x12/\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1d.headwater.ingest.v1.Document\"J\n\x15\x44\x65leteDocumentRequest\x12\x31\n\x0b\x64ocument_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18\x80\x01\x32\x10^[A-Za-z0-9_-]*$\"I\n\x16\x44\x65leteDocumentResponse\x12/\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1d.headwater.ingest.v1.Document\"^\n\x16ListDeadLettersRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12%\n\npage_token\x18\x02 \x01(\tB\x11\xbaH\x0er\x0c\x18\x14\x32\x08^[0-9]*$\"\xc2\x01\n\nDeadLetter\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x10\n\x08\x63onsumer\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x17\n\x0fstream_sequence\x18\x04 \x01(\x03\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x12\n\ndeliveries\x18\x06 \x01(\x05\x12+\n\x07\x64ied_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rpayload_bytes\x18\x08 \x01(\x05\"i\n\x17ListDeadLettersResponse\x12\x35\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32\x1f.headwater.ingest.v1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xbc\x01\n\rDocumentState\x12\x1e\n\x1a\x44OCUMENT_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x44OCUMENT_STATE_ACCEPTED\x10\x01\x12\x1a\n\x16\x44OCUMENT_STATE_INDEXED\x10\x02\x12\x19\n\x15\x44OCUMENT_STATE_FAILED\x10\x03\x12\x1b\n\x17\x44OCUMENT_STATE_DELETING\x10\x04\x12\x1a\n\x16\x44OCUMENT_STATE_DELETED\x10\x05\x32\xc4\x05\n\rIngestService\x12m\n\x0bPutDocument\x12\'.headwater.ingest.v1.PutDocumentRequest\x1a(.headwater.ingest.v1.PutDocumentResponse\"\t\xca\xf3\x18\x05\n\x01\x01\x10\x01(\x01\x12l\n\x0bGetDocument\x12\'.headwater.ingest.v1.GetDocumentRequest\x1a(.headwater.ingest.v1.GetDocumentResponse\"\n\xca\xf3\x18\x06\n\x02\x02\x01\x10\x01\x12r\n\rListDocuments\x12).headwater.ingest.v1.ListDocumentsRequest\x1a*.headwater.ingest.v1.ListDocumentsResponse\"\n\xca\xf3\x18\x06\n\x02\x02\x01\x10\x01\x12t\n\rWatchDocument\x12).headwater.ingest.v1.WatchDocumentRequest\x1a*.headwater.ingest.v1.WatchDocumentResponse\"\n\xca\xf3\x18\x06\n\x02\x02\x01\x10\x01\x30\x01\x12t\n\x0e\x44\x65leteDocument\x12*.headwater.ingest.v1.DeleteDocumentRequest\x1a+.headwater.ingest.v1.DeleteDocumentResponse\"\t\xca\xf3\x18\x05\n\x01\x01\x10\x01\x12v\n\x0fListDeadLetters\x12+.headwater.ingest.v1.ListDeadLettersRequest\x1a,.headwater.ingest.v1.ListDeadLettersResponse\"\x08\xca\xf3\x18\x04\n\x02\x02\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n headwater/ingest/v1/ingest.proto\x12\x13headwater.ingest.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cheadwater/auth/v1/auth.proto\"\xd6\x02\n\x08\x44ocument\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x31\n\x05state\x18\x06 \x01(\x0e\x32\".headwater.ingest.v1.DocumentState\x12\x16\n\x0e\x66\x61ilure_reason\x18\x07 \x01(\t\x12\x13\n\x0b\x63hunk_count\x18\x08 \x01(\x05\x12/\n\x0b\x61\x63\x63\x65pted_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0findexed_version\x18\x0b \x01(\t\x12\x14\n\x0c\x66\x61ilure_code\x18\x0c \x01(\t\"\xaf\x01\n\x0e\x44ocumentHeader\x12/\n\x0b\x64ocument_id\x18\x01 \x01(\tB\x1a\xbaH\x17r\x15\x18\x80\x01\x32\x10^[A-Za-z0-9_-]*$\x12N\n\x04name\x18\x02 \x01(\tB@\xbaH=r;\x10\x01\x18\x80\x04\x32\x34^[^\\x00-\\x1f\\x7f]*[^\\x00-\\x20\\x7f][^\\x00-\\x1f\\x7f]*$\x12\x1c\n\nmedia_type\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"w\n\x12PutDocumentRequest\x12\x35\n\x06header\x18\x01 \x01(\x0b\x32#.headwater.ingest.v1.DocumentHeaderH\x00\x12\x1b\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x42\x0b\xbaH\x08z\x06\x10\x01\x18\x80\x80@H\x00\x42\r\n\x04part\x12\x05\xbaH\x02\x08\x01\"Y\n\x13PutDocumentResponse\x12/\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1d.headwater.ingest.v1.Document\x12\x11\n\tunchanged\x18\x02 \x01(\x08\"G\n\x12GetDocumentRequest\x12\x31\n\x0b\x64ocument_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18\x80\x01\x32\x10^[A-Za-z0-9_-]*$\"F\n\x13GetDocumentResponse\x12/\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1d.headwater.ingest.v1.Document\"\x90\x01\n\x14ListDocumentsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x88\x01\x12;\n\x05state\x18\x03 \x01(\x0e\x32\".headwater.ingest.v1.DocumentStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\"b\n\x15ListDocumentsResponse\x12\x30\n\tdocuments\x18\x01 \x03(\x0b\x32\x1d.headwater.ingest.v1.Document\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"I\n\x14WatchDocumentRequest\x12\x31\n\x0b\x64ocument_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18\x80\x01\x32\x10^[A-Za-z0-9_-]*$\"H\n\x15WatchDocumentResponse\x12/\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1d.headwater.ingest.v1.Document\"J\n\x15\x44\x65leteDocumentRequest\x12\x31\n\x0b\x64ocument_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18\x80\x01\x32\x10^[A-Za-z0-9_-]*$\"I\n\x16\x44\x65leteDocumentResponse\x12/\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1d.headwater.ingest.v1.Document\"^\n\x16ListDeadLettersRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12%\n\npage_token\x18\x02 \x01(\tB\x11\xbaH\x0er\x0c\x18\x14\x32\x08^[0-9]*$\"\xc2\x01\n\nDeadLetter\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x10\n\x08\x63onsumer\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x17\n\x0fstream_sequence\x18\x04 \x01(\x03\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x12\n\ndeliveries\x18\x06 \x01(\x05\x12+\n\x07\x64ied_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rpayload_bytes\x18\x08 \x01(\x05\"i\n\x17ListDeadLettersResponse\x12\x35\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32\x1f.headwater.ingest.v1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xbc\x01\n\rDocumentState\x12\x1e\n\x1a\x44OCUMENT_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x44OCUMENT_STATE_ACCEPTED\x10\x01\x12\x1a\n\x16\x44OCUMENT_STATE_INDEXED\x10\x02\x12\x19\n\x15\x44OCUMENT_STATE_FAILED\x10\x03\x12\x1b\n\x17\x44OCUMENT_STATE_DELETING\x10\x04\x12\x1a\n\x16\x44OCUMENT_STATE_DELETED\x10\x05\x32\xc4\x05\n\rIngestService\x12m\n\x0bPutDocument\x12\'.headwater.ingest.v1.PutDocumentRequest\x1a(.headwater.ingest.v1.PutDocumentResponse\"\t\xca\xf3\x18\x05\n\x01\x01\x10\x01(\x01\x12l\n\x0bGetDocument\x12\'.headwater.ingest.v1.GetDocumentRequest\x1a(.headwater.ingest.v1.GetDocumentResponse\"\n\xca\xf3\x18\x06\n\x02\x02\x01\x10\x01\x12r\n\rListDocuments\x12).headwater.ingest.v1.ListDocumentsRequest\x1a*.headwater.ingest.v1.ListDocumentsResponse\"\n\xca\xf3\x18\x06\n\x02\x02\x01\x10\x01\x12t\n\rWatchDocument\x12).headwater.ingest.v1.WatchDocumentRequest\x1a*.headwater.ingest.v1.WatchDocumentResponse\"\n\xca\xf3\x18\x06\n\x02\x02\x01\x10\x01\x30\x01\x12t\n\x0e\x44\x65leteDocument\x12*.headwater.ingest.v1.DeleteDocumentRequest\x1a+.headwater.ingest.v1.DeleteDocumentResponse\"\t\xca\xf3\x18\x05\n\x01\x01\x10\x01\x12v\n\x0fListDeadLetters\x12+.headwater.ingest.v1.ListDeadLettersRequest\x1a,.headwater.ingest.v1.ListDeadLettersResponse\"\x08\xca\xf3\x18\x04\n\x02\x02\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,7 +49,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\027r\025\030\200\0012\020^[A-Za-z0-9_-]*$'
+  _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\210\001'
   _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['state']._loaded_options = None
   _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['state']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_WATCHDOCUMENTREQUEST'].fields_by_name['document_id']._loaded_options = None
@@ -72,8 +72,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INGESTSERVICE'].methods_by_name['DeleteDocument']._serialized_options = b'\312\363\030\005\n\001\001\020\001'
   _globals['_INGESTSERVICE'].methods_by_name['ListDeadLetters']._loaded_options = None
   _globals['_INGESTSERVICE'].methods_by_name['ListDeadLetters']._serialized_options = b'\312\363\030\004\n\002\002\006'
-  _globals['_DOCUMENTSTATE']._serialized_start=1995
-  _globals['_DOCUMENTSTATE']._serialized_end=2183
+  _globals['_DOCUMENTSTATE']._serialized_start=1977
+  _globals['_DOCUMENTSTATE']._serialized_end=2165
   _globals['_DOCUMENT']._serialized_start=150
   _globals['_DOCUMENT']._serialized_end=492
   _globals['_DOCUMENTHEADER']._serialized_start=495
@@ -87,23 +87,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETDOCUMENTRESPONSE']._serialized_start=957
   _globals['_GETDOCUMENTRESPONSE']._serialized_end=1027
   _globals['_LISTDOCUMENTSREQUEST']._serialized_start=1030
-  _globals['_LISTDOCUMENTSREQUEST']._serialized_end=1192
-  _globals['_LISTDOCUMENTSRESPONSE']._serialized_start=1194
-  _globals['_LISTDOCUMENTSRESPONSE']._serialized_end=1292
-  _globals['_WATCHDOCUMENTREQUEST']._serialized_start=1294
-  _globals['_WATCHDOCUMENTREQUEST']._serialized_end=1367
-  _globals['_WATCHDOCUMENTRESPONSE']._serialized_start=1369
-  _globals['_WATCHDOCUMENTRESPONSE']._serialized_end=1441
-  _globals['_DELETEDOCUMENTREQUEST']._serialized_start=1443
-  _globals['_DELETEDOCUMENTREQUEST']._serialized_end=1517
-  _globals['_DELETEDOCUMENTRESPONSE']._serialized_start=1519
-  _globals['_DELETEDOCUMENTRESPONSE']._serialized_end=1592
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=1594
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=1688
-  _globals['_DEADLETTER']._serialized_start=1691
-  _globals['_DEADLETTER']._serialized_end=1885
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=1887
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=1992
-  _globals['_INGESTSERVICE']._serialized_start=2186
-  _globals['_INGESTSERVICE']._serialized_end=2894
+  _globals['_LISTDOCUMENTSREQUEST']._serialized_end=1174
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_start=1176
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_end=1274
+  _globals['_WATCHDOCUMENTREQUEST']._serialized_start=1276
+  _globals['_WATCHDOCUMENTREQUEST']._serialized_end=1349
+  _globals['_WATCHDOCUMENTRESPONSE']._serialized_start=1351
+  _globals['_WATCHDOCUMENTRESPONSE']._serialized_end=1423
+  _globals['_DELETEDOCUMENTREQUEST']._serialized_start=1425
+  _globals['_DELETEDOCUMENTREQUEST']._serialized_end=1499
+  _globals['_DELETEDOCUMENTRESPONSE']._serialized_start=1501
+  _globals['_DELETEDOCUMENTRESPONSE']._serialized_end=1574
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=1576
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=1670
+  _globals['_DEADLETTER']._serialized_start=1673
+  _globals['_DEADLETTER']._serialized_end=1867
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=1869
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=1974
+  _globals['_INGESTSERVICE']._serialized_start=2168
+  _globals['_INGESTSERVICE']._serialized_end=2876
 # @@protoc_insertion_point(module_scope)

@@ -1096,6 +1096,34 @@ class SequenceRange(_message.Message):
 Global___SequenceRange: _TypeAlias = SequenceRange  # noqa: Y015
 
 @_typing.final
+class SecondCharge(_message.Message):
+    """An event that more than one row counts for: it was told with times in different hours, or for different tenants."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    SEQUENCES_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """The event."""
+    @_builtins.property
+    def sequences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Where each of the rows was told."""
+
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        sequences: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "sequences", b"sequences"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecondCharge: _TypeAlias = SecondCharge  # noqa: Y015
+
+@_typing.final
 class AuditResponse(_message.Message):
     """How the stream and the cost tables compare."""
 
@@ -1117,6 +1145,11 @@ class AuditResponse(_message.Message):
     COMPLETE_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
     LOST_BEFORE_FIELD_NUMBER: _builtins.int
+    DUPLICATED_FIELD_NUMBER: _builtins.int
+    REDRIVABLE_FIELD_NUMBER: _builtins.int
+    REDRIVEN_FIELD_NUMBER: _builtins.int
+    LATE_FIELD_NUMBER: _builtins.int
+    SECOND_CHARGES_FIELD_NUMBER: _builtins.int
     first_sequence: _builtins.int
     """The first event looked at."""
     last_sequence: _builtins.int
@@ -1124,7 +1157,7 @@ class AuditResponse(_message.Message):
     stored: _builtins.int
     """Events whose row is stored."""
     duplicates: _builtins.int
-    """Events that were told again in another place of the stream, and so are stored once."""
+    """Events that were told again in another place of the stream, and so count once."""
     dead_lettered: _builtins.int
     """Events that no row could be made of, kept with their reason as dead letters."""
     missing: _builtins.int
@@ -1142,7 +1175,8 @@ class AuditResponse(_message.Message):
     differing_hours: _builtins.int
     """Hours of which the two differ although nothing is on its way; this audit recomputes them."""
     complete: _builtins.bool
-    """True when all of it was looked at and nothing is missing, lost or different, or was all mended. False also while
+    """True when all of it was looked at and nothing is missing, lost, charged twice or different, or was all mended, and
+    nothing waits for too long. What waits is not in the tables yet: it is complete up to last_sequence. False also while
     earlier audits have found events that are lost.
     """
     finished: _builtins.bool
@@ -1153,6 +1187,12 @@ class AuditResponse(_message.Message):
     """Events that earlier audits found lost; table audit_findings has which, until somebody notes there that they are
     explained.
     """
+    redrivable: _builtins.int
+    """Events that had been given up for a reason that is gone, as their tenant was created since."""
+    redriven: _builtins.int
+    """How many of them were stored by this audit."""
+    late: _builtins.bool
+    """The oldest event that waits does so for longer than the server's settings allow."""
     @_builtins.property
     def gaps(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceRange]:
         """Events that are in the stream and were not in the tables; the first 1000 ranges."""
@@ -1160,6 +1200,14 @@ class AuditResponse(_message.Message):
     @_builtins.property
     def lost(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceRange]:
         """Events that left the stream before they were stored: nobody can say what they were; the first 1000 ranges."""
+
+    @_builtins.property
+    def duplicated(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceRange]:
+        """Where the duplicates are; the first 1000 ranges."""
+
+    @_builtins.property
+    def second_charges(self) -> _containers.RepeatedCompositeFieldContainer[Global___SecondCharge]:
+        """Events that are charged twice, those that earlier audits found and that still are among them; the first 1000."""
 
     def __init__(
         self,
@@ -1180,10 +1228,15 @@ class AuditResponse(_message.Message):
         complete: _builtins.bool = ...,
         finished: _builtins.bool = ...,
         lost_before: _builtins.int = ...,
+        duplicated: _abc.Iterable[Global___SequenceRange] | None = ...,
+        redrivable: _builtins.int = ...,
+        redriven: _builtins.int = ...,
+        late: _builtins.bool = ...,
+        second_charges: _abc.Iterable[Global___SecondCharge] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "dead_lettered", b"dead_lettered", "differing_hours", b"differing_hours", "duplicates", b"duplicates", "finished", b"finished", "first_sequence", b"first_sequence", "gaps", b"gaps", "last_sequence", b"last_sequence", "lost", b"lost", "lost_before", b"lost_before", "missing", b"missing", "replayed", b"replayed", "rollup_usd", b"rollup_usd", "stored", b"stored", "truth_usd", b"truth_usd", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "dead_lettered", b"dead_lettered", "differing_hours", b"differing_hours", "duplicated", b"duplicated", "duplicates", b"duplicates", "finished", b"finished", "first_sequence", b"first_sequence", "gaps", b"gaps", "last_sequence", b"last_sequence", "late", b"late", "lost", b"lost", "lost_before", b"lost_before", "missing", b"missing", "redrivable", b"redrivable", "redriven", b"redriven", "replayed", b"replayed", "rollup_usd", b"rollup_usd", "second_charges", b"second_charges", "stored", b"stored", "truth_usd", b"truth_usd", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -87,7 +87,8 @@ class MeteringServiceServicer:
     """
 
     def QueryCosts(self, request, context):
-        """Sums cost and usage by the dimensions asked for.
+        """Sums cost and usage by the dimensions asked for, without the adjustments that were booked for calls of closed months:
+        the table tenant_cost_monthly has both, margins and statements count them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

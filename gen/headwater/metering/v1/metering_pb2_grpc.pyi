@@ -34,7 +34,9 @@ class MeteringServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> MeteringServiceAsyncStub: ...
     QueryCosts: _grpc.UnaryUnaryMultiCallable[_metering_pb2.QueryCostsRequest, _metering_pb2.QueryCostsResponse]
-    """Sums cost and usage by the dimensions asked for."""
+    """Sums cost and usage by the dimensions asked for, without the adjustments that were booked for calls of closed months:
+    the table tenant_cost_monthly has both, margins and statements count them.
+    """
     RunSql: _grpc.UnaryUnaryMultiCallable[_metering_pb2.RunSqlRequest, _metering_pb2.RunSqlResponse]
     """Runs one read-only SQL statement on the cost database."""
     SetBudget: _grpc.UnaryUnaryMultiCallable[_metering_pb2.SetBudgetRequest, _metering_pb2.SetBudgetResponse]
@@ -58,7 +60,9 @@ class MeteringServiceAsyncStub(MeteringServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     QueryCosts: _aio.UnaryUnaryMultiCallable[_metering_pb2.QueryCostsRequest, _metering_pb2.QueryCostsResponse]  # type: ignore[assignment]
-    """Sums cost and usage by the dimensions asked for."""
+    """Sums cost and usage by the dimensions asked for, without the adjustments that were booked for calls of closed months:
+    the table tenant_cost_monthly has both, margins and statements count them.
+    """
     RunSql: _aio.UnaryUnaryMultiCallable[_metering_pb2.RunSqlRequest, _metering_pb2.RunSqlResponse]  # type: ignore[assignment]
     """Runs one read-only SQL statement on the cost database."""
     SetBudget: _aio.UnaryUnaryMultiCallable[_metering_pb2.SetBudgetRequest, _metering_pb2.SetBudgetResponse]  # type: ignore[assignment]
@@ -85,7 +89,9 @@ class MeteringServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _metering_pb2.QueryCostsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_metering_pb2.QueryCostsResponse, _abc.Awaitable[_metering_pb2.QueryCostsResponse]]:
-        """Sums cost and usage by the dimensions asked for."""
+        """Sums cost and usage by the dimensions asked for, without the adjustments that were booked for calls of closed months:
+        the table tenant_cost_monthly has both, margins and statements count them.
+        """
 
     @_abc_1.abstractmethod
     def RunSql(

@@ -420,7 +420,7 @@ class GetPriceResponse(_message.Message):
     UNTIL_TIME_FIELD_NUMBER: _builtins.int
     MARKUP_PERCENT_FIELD_NUMBER: _builtins.int
     price_source: _builtins.str
-    """Where it comes from, as in usage_events.price_source."""
+    """Where it comes from, as in usage_events.price_source: book:7:openai/gpt-4o, fallback:7."""
     estimated: _builtins.bool
     """Nobody knows the model: it is charged at the fallback, and its calls are marked as estimates."""
     batch_discount_percent: _builtins.str

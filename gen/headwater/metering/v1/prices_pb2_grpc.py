@@ -78,7 +78,7 @@ class PriceServiceServicer:
 
     def PutPrices(self, request, context):
         """Keeps a document as the next version of the price book, which prices calls from then on in every process. The text of
-        the newest version again is that version.
+        the newest version again is that version. A mark-up may name no tenant that there is not.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

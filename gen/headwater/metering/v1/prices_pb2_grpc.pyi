@@ -35,7 +35,7 @@ class PriceServiceStub:
     def __new__(cls, channel: _aio.Channel) -> PriceServiceAsyncStub: ...
     PutPrices: _grpc.UnaryUnaryMultiCallable[_prices_pb2.PutPricesRequest, _prices_pb2.PutPricesResponse]
     """Keeps a document as the next version of the price book, which prices calls from then on in every process. The text of
-    the newest version again is that version.
+    the newest version again is that version. A mark-up may name no tenant that there is not.
     """
     GetPrices: _grpc.UnaryUnaryMultiCallable[_prices_pb2.GetPricesRequest, _prices_pb2.GetPricesResponse]
     """Gets a version of the price book."""
@@ -59,7 +59,7 @@ class PriceServiceAsyncStub(PriceServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutPrices: _aio.UnaryUnaryMultiCallable[_prices_pb2.PutPricesRequest, _prices_pb2.PutPricesResponse]  # type: ignore[assignment]
     """Keeps a document as the next version of the price book, which prices calls from then on in every process. The text of
-    the newest version again is that version.
+    the newest version again is that version. A mark-up may name no tenant that there is not.
     """
     GetPrices: _aio.UnaryUnaryMultiCallable[_prices_pb2.GetPricesRequest, _prices_pb2.GetPricesResponse]  # type: ignore[assignment]
     """Gets a version of the price book."""
@@ -86,7 +86,7 @@ class PriceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_prices_pb2.PutPricesResponse, _abc.Awaitable[_prices_pb2.PutPricesResponse]]:
         """Keeps a document as the next version of the price book, which prices calls from then on in every process. The text of
-        the newest version again is that version.
+        the newest version again is that version. A mark-up may name no tenant that there is not.
         """
 
     @_abc_1.abstractmethod
