@@ -13,7 +13,7 @@ from services.contracts.events import DocumentAccepted, DocumentDeleted, Documen
 from services.contracts.prices import PriceBook
 from services.contracts.streams import DOCUMENTS_BUCKET, DOCUMENTS_STREAM, TURNS_BUCKET
 from services.ingest.accepting import Accepting, keep_announcing
-from services.ingest.blobs import Blobs
+from services.ingest.blobs import Blobs, keep_removing_unfinished
 from services.ingest.chunking import ChunkLimits, chunks_of
 from services.ingest.documents import Documents
 from services.ingest.handlers import IngestHandlers
@@ -25,6 +25,7 @@ from services.ingest.turns import Turns
 from services.knowledge.embedder import Embedder
 from services.knowledge.passages import Chunk
 from services.knowledge.store import VectorStore
+from services.runtime.background import background
 from services.runtime.bus import Bus
 from services.runtime.delivery import Subscription
 from services.runtime.inspecting import inspecting
@@ -48,13 +49,11 @@ async def serving(settings: IngestSettings, *, bus: Bus, blobs: Blobs, server: R
         idle_timeout=settings.upload_idle_timeout,
     )
     server.add(add_IngestServiceServicer_to_server, IngestRpc(accepting, documents, bus))
-    announcing = asyncio.create_task(
-        keep_announcing(accepting, settings.straggler_age / 2, older_than=settings.straggler_age)
-    )
-    try:
+    async with background(
+        keep_announcing(accepting, settings.straggler_age / 2, older_than=settings.straggler_age),
+        keep_removing_unfinished(blobs),
+    ):
         yield
-    finally:
-        announcing.cancel()
 
 
 @asynccontextmanager

@@ -73,7 +73,8 @@ def forecast_month_end(
         raise ValueError("confidence lies between 0 and 1")
     with localcontext(prec=60):
         spent = spent_before_today + today_so_far
-        shares = np.array([min(max(today_left, 0.0), 1.0), *[1.0] * max(days_left, 0)])
+        # Rounded to about a millisecond: intervals divide by what is left.
+        shares = np.array([round(min(max(today_left, 0.0), 1.0), 8), *[1.0] * max(days_left, 0)])
         to_come = _to_come(_since_first_spending(daily), float(today_so_far), shares, confidence)
         expected, low, high = (max(spent, spent + Decimal(f"{amount:.12f}")) for amount in to_come.amounts)
     return MonthEnd(expected, low, high, to_come.method)
