@@ -159,7 +159,7 @@ def main(arguments: Sequence[str]) -> int:
         return _ended(Exit.FAILED, f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
     except Exception as error:
         if isinstance(error, UnicodeEncodeError) and _LONE_SURROGATE.search(error.object):
-            # It stands for a typed byte that is no UTF-8. Files may have such names, but no request can hold one.
+            # So Python writes a typed byte that is no UTF-8: files may have such names, requests cannot hold them.
             around = error.object[max(0, error.start - 40) : error.end]
             return _ended(Exit.USAGE, f"what is typed must be UTF-8: {one_line(around)} is not")
         if os.environ.get(DEBUG):

@@ -99,7 +99,10 @@ class Bucket:
 
     async def entries(self, pattern: str = ">") -> list[Entry]:
         """The values of all keys that match a subject pattern, by key."""
-        found: list[Entry] = []
+        return [entry for entry in await self._last(pattern) if not entry.deleted]
+
+    async def _last(self, pattern: str) -> list[Entry]:
+        """As entries, with those that were deleted."""
         messages = stored(
             self._js,
             self._stream,
@@ -110,10 +113,7 @@ class Bucket:
         )
         try:
             async with contextlib.aclosing(messages):
-                async for message in messages:
-                    entry = self._entry(message)
-                    if not entry.deleted:
-                        found.append(entry)
+                found = [self._entry(message) async for message in messages]
         except (nats.errors.Error, TimeoutError) as error:
             raise self._busy() from error
         return sorted(found, key=lambda entry: entry.key)
@@ -144,11 +144,14 @@ class Bucket:
                     yield entry
 
     async def followed(self) -> AsyncGenerator[Entry, None]:
-        """All values now, then every change and now and then all values again, for as long as it is iterated."""
+        """All values now, then every change and now and then all values again, for as long as it is iterated.
+
+        What was deleted is told again with them: whoever followed while it was may have missed it.
+        """
         with self._listening("") as queue:
             while True:
                 await self._push()
-                for entry in await self.entries():
+                for entry in await self._last(">"):
                     yield entry
                 with contextlib.suppress(TimeoutError):
                     while True:

@@ -73,9 +73,9 @@ class Mirror(Generic[V]):
             self._revisions[entry.key] = entry.revision
 
     def _drop(self, key: str) -> None:
-        self._revisions.pop(key, None)
-        self.values.pop(key, None)
-        self.version += 1
+        if self._revisions.pop(key, None) is not None:
+            self.values.pop(key, None)
+            self.version += 1
 
     async def _keep_refilling(self) -> None:
         while True:

@@ -7,7 +7,7 @@ import typer
 from headwater.retrieval.v1 import retrieval_pb2
 
 from services.cli.errors import MEANINGS, Exit
-from services.cli.main import SERVER_COMMANDS, app
+from services.cli.main import SERVER_COMMANDS, app, main
 from tests.cli.conftest import Headwater
 from tests.cli.scripted_server import Script
 
@@ -22,6 +22,12 @@ def _commands() -> list[str]:
     for name, command in root.commands.items():
         found += [f"{name} {inner}" for inner in command.commands] if hasattr(command, "commands") else [name]
     return sorted({*found, "streams apply"} - {"streams"})
+
+
+def _groups() -> list[str]:
+    """The groups of client commands that do nothing by themselves; plain docs lists."""
+    root: Any = typer.main.get_command(app)
+    return [name for name, command in root.commands.items() if hasattr(command, "commands") and name != "docs"]
 
 
 def test_client_commands_import_nothing_that_only_a_server_needs() -> None:
@@ -77,6 +83,16 @@ async def test_a_wrong_command_line_is_one_line_that_says_what_to_write(
     ended = await headwater(*arguments)
     assert (ended.code, ended.out, ended.err.count("\n")) == (Exit.USAGE, "", 1)
     assert words in ended.err
+
+
+@pytest.mark.parametrize("group", _groups())
+def test_a_group_alone_names_its_commands(capsys: pytest.CaptureFixture[str], group: str) -> None:
+    """Whoever types half a command learns the other half."""
+    commands = [command.split()[1] for command in _commands() if command.startswith(f"{group} ")]
+    assert main([group]) == Exit.USAGE
+    told = capsys.readouterr().err
+    assert all(command in told for command in commands)
+    assert told.count("\n") == 1
 
 
 async def test_a_bug_is_one_line_too(headwater: Headwater, script: Script, tenant_key: str) -> None:

@@ -123,6 +123,16 @@ async def test_a_change_that_nobody_can_take_holds_up_no_other(bus: Bus) -> None
     assert {(line["key"], line["error"]) for line in logs} == {("acme.a", "ValueError")}
 
 
+async def test_who_follows_is_told_of_what_was_deleted_before(bus: Bus) -> None:
+    """It may have been between a listing and the following that goes on from there."""
+    bucket = await bus.bucket(DOCUMENTS_BUCKET)
+    await bucket.delete("acme.one", await bucket.put("acme.one", b"1"))
+    async with asyncio.timeout(20), aclosing(bucket.followed()) as followed:
+        told = await anext(followed)
+    assert (told.key, told.deleted) == ("acme.one", True)
+    assert await bucket.entries() == []
+
+
 async def _values(bucket: Bucket):  # type: ignore[no-untyped-def]
     async with aclosing(bucket.changes("acme.one")) as changes:
         async for entry in changes:

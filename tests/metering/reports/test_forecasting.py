@@ -52,7 +52,8 @@ def test_any_history_gives_an_interval_above_what_is_spent(
 def test_the_very_end_of_a_month_is_its_end() -> None:
     """A share of the day that is too small to divide by leaves nothing to come."""
     end = forecast_month_end(week_days(7), Decimal(5), 0, 0.8, today_left=2.2250738585072014e-308)
-    assert (end.low, end.expected, end.high, end.method) == (5, 5, 5, "spent")
+    assert end.method == "spent"
+    assert end.low == end.expected == end.high == Decimal(5)
 
 
 @pytest.mark.parametrize(
