@@ -2,8 +2,8 @@
 
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from decimal import Decimal
@@ -11,7 +11,7 @@ from decimal import Decimal
 import numpy as np
 
 from services.contracts.events import TokenUsage
-from services.contracts.failures import Exhausted, Failure, Rejected
+from services.contracts.failures import Failure, Rejected
 from services.contracts.tenants import TenantId
 from services.inference.admission.admission import Admission, Entry, Spender
 from services.inference.admission.holds import Hold
@@ -33,6 +33,7 @@ from services.inference.settle import (
     Spending,
     StageMeter,
 )
+from services.runtime.places import Places
 
 Retrieve = Callable[[TenantId, Question, int], Awaitable[Found]]
 """Finds passages: tenant, question, most passages. Raises ``Failure``."""
@@ -71,7 +72,7 @@ class Generate:
         self._admission = admission
         self._settlement = settlement
         self._settings = settings
-        self._in_flight = 0
+        self._places = Places(settings.max_requests_in_flight, settings.requests_per_tenant, "requests")
 
     async def answer(self, tenant: TenantId, question: Question) -> Answer:
         """The answer, when it is whole; raises as `events` does."""
@@ -92,7 +93,7 @@ class Generate:
             Rejected: the request asks for what no stage of its policy can do.
             Busy: retrieval is away, every stage failed, or usage could not be told. What was spent is in its metadata.
         """
-        with self._admitted():
+        with self._places.taken(tenant):
             route = self._planner.route(tenant, question)
             spending = Spending(question.limits.max_cost_usd)
             entry = await self._entered(tenant, question, route)
@@ -132,20 +133,6 @@ class Generate:
         if answer.text and not told:
             yield answer.text
         yield answer
-
-    @contextmanager
-    def _admitted(self) -> Iterator[None]:
-        if self._in_flight >= self._settings.max_requests_in_flight:
-            raise Exhausted(
-                "TOO_MANY_REQUESTS",
-                "as many requests as the server takes are being answered; retry in a moment",
-                retry_after=timedelta(seconds=1),
-            )
-        self._in_flight += 1
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
 
     async def _entered(self, tenant: TenantId, question: Question, route: Route) -> Entry:
         """Rate limits and, where the first call is known before retrieval, its reservation, in one round trip."""

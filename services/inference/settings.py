@@ -81,6 +81,9 @@ class InferenceSettings(Section):
     )
     retrieved_passages: int = Field(default=20, ge=1, le=100, description="passages asked of retrieval")
     max_requests_in_flight: int = Field(default=256, ge=1, description="requests at a time; more are refused")
+    max_requests_per_tenant: int | None = Field(
+        default=None, ge=1, description="of those, requests of one tenant; unset: half, and one at least"
+    )
     deadline_reserve: timedelta = Field(
         default=timedelta(milliseconds=500),
         description="kept of the caller's deadline to settle and reply when a stage is slow",
@@ -88,6 +91,11 @@ class InferenceSettings(Section):
     settle_timeout: timedelta = Field(
         default=timedelta(seconds=10), description="longest time to tell what a stage used, even when the caller left"
     )
+
+    @property
+    def requests_per_tenant(self) -> int:
+        """Requests of one tenant at a time."""
+        return self.max_requests_per_tenant or max(1, self.max_requests_in_flight // 2)
 
     @model_validator(mode="after")
     def _default_model_is_one(self) -> Self:

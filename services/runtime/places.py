@@ -14,7 +14,9 @@ _RETRY_AFTER = timedelta(seconds=1)
 class Places:
     """One tenant's calls, however long they go on, must not keep the others out."""
 
-    def __init__(self, most: int, most_per_tenant: int) -> None:
+    def __init__(self, most: int, most_per_tenant: int, what: str) -> None:
+        """`what` has places: calls or requests."""
+        self._what = what
         self._most = most
         self._most_per_tenant = most_per_tenant
         self._taken: Counter[TenantId | None] = Counter()
@@ -29,11 +31,11 @@ class Places:
         """
         if self._taken[tenant] >= self._most_per_tenant:
             whose = "your tenant" if tenant else "the platform's own keys"
-            message = f"{whose} may have {self._most_per_tenant} calls in progress: end one, or wait until one ends"
-            raise Exhausted("TOO_MANY_CALLS", message, retry_after=_RETRY_AFTER)
+            raise self._none_left(
+                f"{whose} may have {self._most_per_tenant} {self._what} in progress: end one, or wait until one ends"
+            )
         if self._taken_in_all >= self._most:
-            message = "the server has as many calls in progress as it takes; try again in a moment"
-            raise Exhausted("TOO_MANY_CALLS", message, retry_after=_RETRY_AFTER)
+            raise self._none_left(f"the server has as many {self._what} in progress as it takes; try again in a moment")
         self._taken[tenant] += 1
         self._taken_in_all += 1
         try:
@@ -43,3 +45,6 @@ class Places:
             self._taken[tenant] -= 1
             if not self._taken[tenant]:
                 del self._taken[tenant]
+
+    def _none_left(self, message: str) -> Exhausted:
+        return Exhausted(f"TOO_MANY_{self._what.upper()}", message, retry_after=_RETRY_AFTER)

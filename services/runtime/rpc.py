@@ -150,7 +150,7 @@ class _Guard(grpc.aio.ServerInterceptor):
         self._keys = keys
         self._access = access
         self._settings = settings
-        self._places = Places(settings.max_concurrent_calls, settings.calls_per_tenant)
+        self._places = Places(settings.max_concurrent_calls, settings.calls_per_tenant, "calls")
         self._guarded_handlers: dict[str, Any] = {}
 
     async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -14,6 +14,7 @@ import pytest
 from services.contracts.budgets import Budget
 from services.contracts.failures import Busy, Exhausted
 from services.contracts.streams import BUDGETS_BUCKET
+from services.contracts.tenants import TenantId
 from services.inference.admission.opening import admitting
 from services.inference.admission.settings import AdmissionSettings, PlanSettings
 from services.inference.answers import Answer, Limits, Question, StageReport
@@ -246,17 +247,18 @@ async def test_a_caller_who_leaves_is_still_accounted_for(rigs: Rigs) -> None:
 
 
 async def test_no_more_than_the_bound_are_in_flight(rigs: Rigs) -> None:
-    """The next is told when to come back, and there is room again afterwards."""
-    rig = await rigs(max_requests_in_flight=1)
+    """The next of the tenant is told when to come back, another's is answered, and there is room again afterwards."""
+    rig = await rigs(max_requests_in_flight=2)
     generate = rig.generate
     rig.embedder.gate.clear()
     first = asyncio.create_task(generate.answer(TENANT, question(EASY)))
     await rig.embedder.asked.wait()
     with pytest.raises(Exhausted) as refusal:
         await generate.answer(TENANT, question(EASY))
-    assert refusal.value.retry_after is not None
+    assert (refusal.value.reason, refusal.value.retry_after) == ("TOO_MANY_REQUESTS", timedelta(seconds=1))
+    others = asyncio.create_task(generate.answer(TenantId("globex"), question(EASY)))
     rig.embedder.gate.set()
-    await first
+    await asyncio.gather(first, others)
     await generate.answer(TENANT, question(EASY))
 
 
