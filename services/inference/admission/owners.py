@@ -132,7 +132,7 @@ class Roster:
         """
         # Beats are read last: an owner that registered in between has a beat.
         registered = {_name(entry.key): entry.revision for entry in await self._owners.entries(OWNER_KEYS)}
-        floors = {_name(entry.key): int(entry.value) for entry in await self._beats.entries(OWNER_KEYS)}
+        floors = {_name(entry.key): _floor(entry.value) for entry in await self._beats.entries(OWNER_KEYS)}
         now = time.monotonic()
         missed = registered.keys() - floors.keys()
         self._missed_since = {name: self._missed_since.get(name, now) for name in missed}
@@ -156,6 +156,11 @@ class Muster:
         """Names of the dead and the revisions of their registrations."""
         self.floor = floor
         """Nothing before this sequence of the ledger is open; 0 while somebody is missed."""
+
+
+def _floor(beat: bytes) -> int:
+    """The sequence in a beat; 0, before which everything may be open, when it says none."""
+    return int(beat) if beat.isdigit() else 0
 
 
 def _name(key: str) -> str:

@@ -111,6 +111,15 @@ async def test_the_living_settle_their_own(bus: Bus) -> None:
     assert await account(bus) == money("0.004")
 
 
+async def test_a_beat_that_says_nothing_is_a_beat(bus: Bus, nats_url: str) -> None:
+    """Nobody else's reservations stay open for it."""
+    await _killed(nats_url, "reserved")
+    await _silence_all(bus)
+    await (await bus.bucket(BEATS_BUCKET)).put(OWNER_KEYS.replace(">", "stranger"), b"{junk")
+    await Undertaker(bus).reconcile()
+    assert await account(bus) == money("0.01")
+
+
 @pytest.mark.parametrize("cost", ["0", "0.004", "0.01"])
 async def test_who_was_thought_dead_corrects_the_estimate(bus: Bus, cost: str) -> None:
     """A process that was only slow settles after the reconciler did: the truth stays, counted once."""
