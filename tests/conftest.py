@@ -26,6 +26,9 @@ async def bus(nats_url: str) -> AsyncIterator[Bus]:
         yield bus
 
 
+LONGEST = ("test_readme.py", "test_killed_metering.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The file that takes longest is begun first, or one worker would be left alone with it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_readme.py")
+    """The files that take longest are begun first, or one worker would be left alone with them at the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
