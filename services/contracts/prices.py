@@ -85,6 +85,10 @@ class _Version:
         entries = self._entries.get(key)
         return _at(entries, at) if entries else None
 
+    @property
+    def has_markups(self) -> bool:
+        return bool(self._markups)
+
     def markup(self, tenant: str, at: datetime) -> Markup | None:
         return _at(self._markups.get(tenant, ()), at) or _at(self._markups.get(ANY, ()), at)
 
@@ -156,6 +160,11 @@ class PriceBook:
     ) -> Decimal:
         """What `tokens` would have cost, in US dollars, had the provider cached nothing."""
         return self.cost(provider, model, uncached(tokens), at, batch=batch).usd
+
+    @property
+    def marks_up(self) -> bool:
+        """Whether anybody is ever charged more or less than a call's cost."""
+        return self._shelf[0].has_markups
 
     def charged(self, tenant: str, cost_usd: Decimal, at: datetime) -> Charged:
         """What `tenant` is charged, to the pico-dollar, for a call at `at` that cost `cost_usd`."""

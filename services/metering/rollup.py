@@ -19,7 +19,7 @@ from services.runtime.waiting import set_within
 HOURS_AT_A_TIME = 24
 DAYS_AT_A_TIME = 7
 """Both bound the memory of one statement."""
-_REST = 4.0
+_REST = 6.0
 """Times as long as a pass took it rests: an hour that fills up takes ever longer, and the sink needs the engine too."""
 
 _HOUR_S, _DAY_S = 3600, 86400

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from services.contracts.events import TokenUsage, UsageSettled
 from services.contracts.failures import Rejected
-from services.contracts.prices import Charged, PriceBook, is_fallback
+from services.contracts.prices import PriceBook, is_fallback
 from services.metering.plain_usage import PlainUsage, read_plain
 
 MAX_AHEAD = timedelta(days=1)
@@ -67,7 +67,8 @@ def usage_columns(
     """
     events = [row.event if book is None else priced(row.event, book) for row in rows]
     tokens = [event.tokens for event in events]
-    charges = [_charged(event, book) for event in events]
+    costs = [event.cost_usd for event in events]
+    charged_usd, charge_sources = _charged(events, book) if book and book.marks_up else (costs, [""] * len(costs))
     references = [event.reference_tokens for event in events]
     sequences = [row.stream_sequence for row in rows]
     return {
@@ -90,9 +91,9 @@ def usage_columns(
         "cache_write_tokens": [t.cache_write for t in tokens],
         "output_tokens": [t.output for t in tokens],
         "reasoning_tokens": [t.reasoning for t in tokens],
-        "cost_usd": [e.cost_usd for e in events],
-        "charged_usd": [charged.usd for charged in charges],
-        "charge_source": [charged.source for charged in charges],
+        "cost_usd": costs,
+        "charged_usd": charged_usd,
+        "charge_source": charge_sources,
         "without_cache_usd": [e.cost_usd if e.without_cache_usd is None else e.without_cache_usd for e in events],
         "reference_model": [e.reference_model for e in events],
         "reference_usd": [e.reference_usd for e in events],
@@ -115,7 +116,7 @@ def usage_columns(
 
 def priced(event: UsageEvent, book: PriceBook) -> UsageEvent:
     """The event, priced by `book` if it costs nothing by a price that is none of ours: nobody said that it is free."""
-    if Decimal(event.cost_usd) or event.price_source.startswith(_SAID_TO_BE_FREE):
+    if event.price_source.startswith(_SAID_TO_BE_FREE) or Decimal(event.cost_usd):
         return event
     tokens = TokenUsage(**{name: getattr(event.tokens, name) for name in TokenUsage.model_fields})
     call = (event.provider, event.model, tokens, event.event_time)
@@ -135,9 +136,10 @@ def priced(event: UsageEvent, book: PriceBook) -> UsageEvent:
     return msgspec.structs.replace(event, **changes)
 
 
-def _charged(event: UsageEvent, book: PriceBook | None) -> Charged:
-    cost_usd = Decimal(event.cost_usd)
-    return Charged(cost_usd) if book is None else book.charged(event.tenant, cost_usd, event.event_time)
+def _charged(events: Sequence[UsageEvent], book: PriceBook) -> tuple[list[Decimal], list[str]]:
+    """What tenants are charged for each, and by which mark-up."""
+    charges = [book.charged(event.tenant, Decimal(event.cost_usd), event.event_time) for event in events]
+    return [charged.usd for charged in charges], [charged.source for charged in charges]
 
 
 def _tokens_estimated(event: UsageEvent) -> bool:
