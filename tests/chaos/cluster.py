@@ -184,6 +184,8 @@ def _settings(folder: Path, url: str, model: Mapping[str, Any]) -> dict[str, str
         # Nobody listens there: a conversation needs no retrieval.
         "HEADWATER_CLIENTS__RETRIEVAL_ADDRESS": "127.0.0.1:9",
         "HEADWATER_INFERENCE__LOCAL_STAGES": "false",
+        # All of the load is one tenant's.
+        "HEADWATER_INFERENCE__MAX_REQUESTS_PER_TENANT": "256",
         "HEADWATER_INFERENCE__MODELS": json.dumps({"upstream": model}),
         "HEADWATER_INFERENCE__ADMISSION__PLANS": json.dumps(_UNLIMITED),
         "HEADWATER_INFERENCE__ADMISSION__DEFAULT_PLAN": "chaos",
