@@ -49,7 +49,7 @@ class Metering:
 
 
 @pytest.fixture
-async def metering(bus: Bus, empty_clickhouse: ClickHouse) -> AsyncIterator[Metering]:
+async def metering(bus: Bus, clickhouse: ClickHouse) -> AsyncIterator[Metering]:
     """Worker and API on a free port."""
     keys = KeyStore(await bus.bucket(KEYS_BUCKET))
     server = RpcServer(RpcSettings(address="127.0.0.1:0"), keys)
@@ -57,7 +57,7 @@ async def metering(bus: Bus, empty_clickhouse: ClickHouse) -> AsyncIterator[Mete
     async with (
         running(
             FAST,
-            clickhouse=empty_clickhouse,
+            clickhouse=clickhouse,
             bus=bus,
             keys=keys,
             server=server,
