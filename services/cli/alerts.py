@@ -95,12 +95,8 @@ async def list_webhooks(session: Session) -> Exit | None:
     """List webhooks, and how many alerts wait for each."""
     webhooks: list[webhooks_pb2.Webhook] = []
     request = webhooks_pb2.ListWebhooksRequest(page_size=100)
-    while True:
-        page = await session.connection.webhooks.ListWebhooks(request, **session.connection.terms)
+    async for page in session.pages(session.connection.webhooks.ListWebhooks, request):
         webhooks.extend(page.webhooks)
-        if not page.next_page_token:
-            break
-        request.page_token = page.next_page_token
     if session.json:
         print_json([as_json(webhook) for webhook in webhooks])
         return None

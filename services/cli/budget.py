@@ -68,12 +68,8 @@ async def list_budgets(session: Session) -> Exit | None:
     """List budgets: a tenant's key sees its own, an admin key everyone's."""
     budgets: list[metering_pb2.Budget] = []
     request = metering_pb2.ListBudgetsRequest(page_size=1000)
-    while True:
-        page = await session.connection.metering.ListBudgets(request, **session.connection.terms)
+    async for page in session.pages(session.connection.metering.ListBudgets, request):
         budgets.extend(page.budgets)
-        if not page.next_page_token:
-            break
-        request.page_token = page.next_page_token
     if session.json:
         print_json([as_json(budget) for budget in budgets])
     elif budgets:

@@ -3,11 +3,11 @@
 import asyncio
 import inspect
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, TypeVar
 
 import grpc
 import typer
@@ -19,6 +19,17 @@ from services.cli.errors import CommandFailed, Exit, of_rpc_error
 from services.cli.rendering import note
 
 PANEL = "Connection"
+
+
+class Page(Protocol):
+    """A list's answer."""
+
+    @property
+    def next_page_token(self) -> str:
+        """What asks for the next one; empty after the last."""
+
+
+P = TypeVar("P", bound=Page)
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,15 @@ class Session:
     def failure(self, error: grpc.aio.AioRpcError) -> CommandFailed:
         """What the status of one of this session's calls means."""
         return of_rpc_error(error, self.server.address, self.timeout)
+
+    async def pages(self, method: Callable[..., Awaitable[P]], request: Any) -> AsyncIterator[P]:
+        """A list's pages, from the one that `request` asks for; it is changed to ask for the next each time."""
+        while True:
+            page = await method(request, **self.connection.terms)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
 
 ClientFunction = Callable[..., Awaitable[Exit | None]]

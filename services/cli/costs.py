@@ -65,12 +65,8 @@ async def costs(
         page_size=_PAGE_ROWS,
     )
     rows: list[metering_pb2.CostRow] = []
-    while True:
-        page = await session.connection.metering.QueryCosts(request, **session.connection.terms)
+    async for page in session.pages(session.connection.metering.QueryCosts, request):
         rows.extend(page.rows)
-        if not page.next_page_token:
-            break
-        request.page_token = page.next_page_token
     if session.json:
         print_json({"rows": [as_json(row) for row in rows], "total_cost_usd": page.total_cost_usd})
     elif rows:

@@ -52,14 +52,12 @@ async def list_documents(
         raise CommandFailed(Exit.USAGE, f"there is no state {in_state!r}: choose from {', '.join(_STATES)}")
     wanted = ingest_pb2.DocumentState.ValueType(_STATES[in_state] if in_state else 0)
     documents: list[ingest_pb2.Document] = []
-    request = ingest_pb2.ListDocumentsRequest(state=wanted)
-    while True:
-        request.page_size = min(1000, limit - len(documents))
-        page = await session.connection.ingest.ListDocuments(request, **session.connection.terms)
+    request = ingest_pb2.ListDocumentsRequest(state=wanted, page_size=min(1000, limit))
+    async for page in session.pages(session.connection.ingest.ListDocuments, request):
         documents.extend(page.documents)
-        request.page_token = page.next_page_token
-        if not page.next_page_token or len(documents) >= limit:
+        if len(documents) >= limit:
             break
+        request.page_size = min(1000, limit - len(documents))
     documents.sort(key=lambda document: (document.name, document.document_id))
     if session.json:
         print_json([as_json(document) for document in documents])
@@ -67,7 +65,7 @@ async def list_documents(
         stdout().print(_listing(documents))
     else:
         stdout().print("No such documents." if in_state else "No documents yet. Put some: headwater put FOLDER")
-    if request.page_token:
+    if page.next_page_token:
         note(f"there are more than {limit} documents: raise --limit to see them")
     return None
 
@@ -157,14 +155,12 @@ async def dead_letters(
 ) -> Exit | None:
     """List messages that could not be handled, newest first: the tenant's, or everyone's with an admin key."""
     letters: list[ingest_pb2.DeadLetter] = []
-    request = ingest_pb2.ListDeadLettersRequest()
-    while True:
-        request.page_size = min(1000, limit - len(letters))
-        page = await session.connection.ingest.ListDeadLetters(request, **session.connection.terms)
+    request = ingest_pb2.ListDeadLettersRequest(page_size=min(1000, limit))
+    async for page in session.pages(session.connection.ingest.ListDeadLetters, request):
         letters.extend(page.dead_letters)
-        request.page_token = page.next_page_token
-        if not page.next_page_token or len(letters) >= limit:
+        if len(letters) >= limit:
             break
+        request.page_size = min(1000, limit - len(letters))
     if session.json:
         print_json([as_json(letter) for letter in letters])
         return None

@@ -38,12 +38,8 @@ async def forecast(
         raise CommandFailed(Exit.USAGE, "--confidence is between 1 and 99 percent")
     request = metering_pb2.ForecastRequest(tenant_id=whose, confidence_percent=confidence, page_size=_PAGE)
     forecasts: list[metering_pb2.MonthForecast] = []
-    while True:
-        page = await session.connection.metering.Forecast(request, **session.connection.terms)
+    async for page in session.pages(session.connection.metering.Forecast, request):
         forecasts.extend(page.forecasts)
-        if not page.next_page_token:
-            break
-        request.page_token = page.next_page_token
     if session.json:
         print_json([as_json(one) for one in forecasts])
     elif forecasts:

@@ -102,12 +102,8 @@ async def list_keys(
     """List a tenant's keys, or the admin keys; never the secrets."""
     keys: list[tenants_pb2.Key] = []
     request = tenants_pb2.ListKeysRequest(tenant_id=tenant, page_size=1000)
-    while True:
-        page = await session.connection.tenants.ListKeys(request, **session.connection.terms)
+    async for page in session.pages(session.connection.tenants.ListKeys, request):
         keys.extend(page.keys)
-        if not page.next_page_token:
-            break
-        request.page_token = page.next_page_token
     if session.json:
         print_json([as_json(key) for key in keys])
         return None

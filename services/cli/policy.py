@@ -71,12 +71,8 @@ async def list_policies(
     """List the stored versions."""
     versions: list[policies_pb2.PolicyVersion] = []
     request = policies_pb2.ListPoliciesRequest(name=name, page_size=1000)
-    while True:
-        page = await session.connection.policies.ListPolicies(request, **session.connection.terms)
+    async for page in session.pages(session.connection.policies.ListPolicies, request):
         versions.extend(page.versions)
-        if not page.next_page_token:
-            break
-        request.page_token = page.next_page_token
     if session.json:
         print_json([as_json(version) for version in versions])
         return None

@@ -68,12 +68,8 @@ async def list_versions(session: Session) -> Exit | None:
     """List the stored versions, newest first."""
     versions: list[pb.PriceVersion] = []
     request = pb.ListPriceVersionsRequest(page_size=1000)
-    while True:
-        page = await session.connection.prices.ListPriceVersions(request, **session.connection.terms)
+    async for page in session.pages(session.connection.prices.ListPriceVersions, request):
         versions.extend(page.versions)
-        if not page.next_page_token:
-            break
-        request.page_token = page.next_page_token
     if session.json:
         print_json([as_json(version) for version in versions])
         return None
@@ -195,12 +191,8 @@ async def _show_price(session: Session, model: str, at: str, tenant: str) -> Exi
 async def _list_closed(session: Session) -> Exit | None:
     months: list[pb.ClosedMonth] = []
     request = pb.ListClosedMonthsRequest(page_size=1000)
-    while True:
-        page = await session.connection.prices.ListClosedMonths(request, **session.connection.terms)
+    async for page in session.pages(session.connection.prices.ListClosedMonths, request):
         months.extend(page.months)
-        if not page.next_page_token:
-            break
-        request.page_token = page.next_page_token
     if session.json:
         print_json([as_json(month) for month in months])
     elif not months:

@@ -57,12 +57,8 @@ async def list_tenants(session: Session) -> Exit | None:
     """List the tenants."""
     tenants: list[tenants_pb2.Tenant] = []
     request = tenants_pb2.ListTenantsRequest(page_size=1000)
-    while True:
-        page = await session.connection.tenants.ListTenants(request, **session.connection.terms)
+    async for page in session.pages(session.connection.tenants.ListTenants, request):
         tenants.extend(page.tenants)
-        if not page.next_page_token:
-            break
-        request.page_token = page.next_page_token
     if session.json:
         print_json([as_json(tenant) for tenant in tenants])
         return None

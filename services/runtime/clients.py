@@ -6,33 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
-from google.rpc import code_pb2, error_details_pb2
+from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from headwater.retrieval.v1.retrieval_pb2_grpc import RetrievalServiceStub
 
 if TYPE_CHECKING:
     from headwater.retrieval.v1.retrieval_pb2_grpc import RetrievalServiceAsyncStub  # declared by the stubs alone
 
-from services.contracts.failures import (
-    Busy,
-    Conflict,
-    Denied,
-    Exhausted,
-    Failure,
-    Missing,
-    Overdue,
-    Rejected,
-    Unauthenticated,
-)
+from services.contracts.failures import Busy, Failure, Overdue
+from services.runtime.status import CODES
 
-_KINDS: dict[int, type[Failure]] = {
-    code_pb2.INVALID_ARGUMENT: Rejected,
-    code_pb2.NOT_FOUND: Missing,
-    code_pb2.UNAUTHENTICATED: Unauthenticated,
-    code_pb2.PERMISSION_DENIED: Denied,
-    code_pb2.ALREADY_EXISTS: Conflict,
-    code_pb2.RESOURCE_EXHAUSTED: Exhausted,
-}
+_KINDS = {code: kind for kind, code in CODES}
 
 
 class Clients:

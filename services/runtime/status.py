@@ -23,7 +23,7 @@ from services.runtime.rule_words import in_words
 
 DOMAIN = "headwater"
 
-_CODES: tuple[tuple[type[Failure], int], ...] = (
+CODES: tuple[tuple[type[Failure], int], ...] = (
     (Rejected, code_pb2.INVALID_ARGUMENT),
     (Missing, code_pb2.NOT_FOUND),
     (Unauthenticated, code_pb2.UNAUTHENTICATED),
@@ -37,7 +37,7 @@ _CODES: tuple[tuple[type[Failure], int], ...] = (
 
 def of_failure(failure: Failure) -> status_pb2.Status:
     """The status of a failure of a known kind."""
-    code = next((code for kind, code in _CODES if isinstance(failure, kind)), code_pb2.INTERNAL)
+    code = next((code for kind, code in CODES if isinstance(failure, kind)), code_pb2.INTERNAL)
     details: list[Message] = [_info(failure.reason, failure.metadata)]
     # Waiting does not help who gave too little time.
     if failure.retry_after is not None and not isinstance(failure, Overdue):

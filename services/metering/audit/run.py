@@ -163,8 +163,7 @@ class AuditRun:
         if not missing:
             return []
         given_up = await self._all_given_up()
-        final = {row.stream_sequence for row in missing} & given_up.keys()
-        final -= {sequence for sequence in final if given_up[sequence] in _CURABLE}
+        final = {n for row in missing if (n := row.stream_sequence) in given_up and given_up[n] not in _CURABLE}
         self.found.dead_lettered += len(final)
         missing = [row for row in missing if row.stream_sequence not in final]
         unknown = {row.event.tenant for row in missing} - self._known
