@@ -7,6 +7,7 @@ import platform
 import signal
 import statistics
 import sys
+import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -84,7 +85,21 @@ def machine() -> str:
     """What it ran on."""
     memory = psutil.virtual_memory().total / 1024**3
     cores = f"{len(os.sched_getaffinity(0))} cores {platform.machine()}"
-    return f"{cores}, {memory:.0f} GiB, Python {platform.python_version()}"
+    python = f"Python {platform.python_version()} at {_step_us():.2f} µs a step"
+    return f"{cores}, {memory:.0f} GiB, {python}"
+
+
+def _step_us() -> float:
+    """How fast this interpreter is: built without profile-guided optimization it takes 1.6 times as long."""
+    return min(timeit.repeat(_thousand_steps, number=1, repeat=100)) * 1000
+
+
+def _thousand_steps() -> None:
+    seen: dict[int, str] = {}
+    for number in range(1000):
+        figure = Figure("step", f"{number} of {1000}")
+        if isinstance(figure, Figure):
+            seen[number % 100] = figure.value
 
 
 def quantile(values: Sequence[float], part: float) -> float:

@@ -16,9 +16,22 @@ from services.contracts.price import EXACT, PICO, Fallback, Price, input_tokens,
 from services.contracts.price_file import ANY, BookFile, Entry, Markup
 from services.contracts.snapshot_prices import MOST_SOURCE_CHARS, snapshot_cost, snapshot_price, snapshot_source
 
-__all__ = ["FALLBACK_PRICE", "LOCAL_PRICES", "PICO", "Applied", "Charged", "Cost", "Price", "PriceBook", "is_fallback"]
+__all__ = [
+    "FALLBACK_PRICE",
+    "LOCAL_PRICES",
+    "PICO",
+    "Applied",
+    "Charged",
+    "Cost",
+    "Price",
+    "PriceBook",
+    "is_fallback",
+    "is_of_settings",
+    "is_set",
+    "sql_is_set",
+]
 
-_FALLBACK = "fallback"
+_FALLBACK, _BOOK, _OWN = "fallback", "book:", "own:"
 MOST_USD = Decimal("99999999999999999999999999.999999999999")
 """What a column of Decimal(38, 12) holds."""
 
@@ -229,13 +242,28 @@ def is_fallback(price_source: str) -> bool:
     return price_source.startswith(_FALLBACK)
 
 
+def is_of_settings(price_source: str) -> bool:
+    """The producer's settings said the price."""
+    return price_source.startswith(_OWN)
+
+
+def is_set(price_source: str) -> bool:
+    """The versioned book or settings said the price: where it is 0, the model costs nothing."""
+    return price_source.startswith((_BOOK, _OWN))
+
+
+def sql_is_set(column: str) -> str:
+    """`is_set` of a column, as a condition of ClickHouse's SQL."""
+    return f"(startsWith({column}, '{_BOOK}') OR startsWith({column}, '{_OWN}'))"
+
+
 def _fallback_source(version: int) -> str:
     return f"{_FALLBACK}:{version}"
 
 
 def _book_source(version: int, key: str) -> str:
-    return f"book:{version}:{key}"
+    return f"{_BOOK}{version}:{key}"
 
 
 def _own_source(key: str) -> str:
-    return f"own:{key}"[:MOST_SOURCE_CHARS]
+    return f"{_OWN}{key}"[:MOST_SOURCE_CHARS]

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from services.contracts.events import TokenUsage, UsageSettled
 from services.contracts.failures import Rejected
-from services.contracts.prices import PriceBook, is_fallback
+from services.contracts.prices import PriceBook, is_fallback, is_set
 from services.metering.plain_usage import PlainUsage, read_plain
 
 MAX_AHEAD = timedelta(days=1)
@@ -21,8 +21,6 @@ RERATED = 1 << 48
 """Added to a row's version when it is priced anew: more than any place in a stream."""
 
 _KNOWN_VERSIONS = (1,)
-_SAID_TO_BE_FREE = ("own:", "book:")
-"""Sources of prices that are ours: where they are 0, the model costs nothing."""
 
 UsageEvent = UsageSettled | PlainUsage
 
@@ -116,7 +114,7 @@ def usage_columns(
 
 def priced(event: UsageEvent, book: PriceBook) -> UsageEvent:
     """The event, priced by `book` if it costs nothing by a price that is none of ours: nobody said that it is free."""
-    if event.price_source.startswith(_SAID_TO_BE_FREE) or Decimal(event.cost_usd):
+    if is_set(event.price_source) or Decimal(event.cost_usd):
         return event
     tokens = TokenUsage(**{name: getattr(event.tokens, name) for name in TokenUsage.model_fields})
     call = (event.provider, event.model, tokens, event.event_time)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ _WRONG_REVISION = 10071
 _READ_TIMEOUT_S = 5.0
 _LOOK_AGAIN_S = 5.0
 """Changes are pushed; looking again now and then makes up for one lost with a connection."""
+_ALL_AGAIN_S = 30.0
+"""Likewise for whoever follows all keys: a key that was revoked counts no longer than this."""
 _QUEUED_CHANGES = 1024
 _FOLLOW_AGAIN_S = 1.0
 
@@ -153,9 +156,10 @@ class Bucket:
                 await self._push()
                 for entry in await self._last(">"):
                     yield entry
+                again_at = time.monotonic() + _ALL_AGAIN_S
                 with contextlib.suppress(TimeoutError):
-                    while True:
-                        yield await asyncio.wait_for(queue.get(), 12 * _LOOK_AGAIN_S)
+                    while (left := again_at - time.monotonic()) > 0:
+                        yield await asyncio.wait_for(queue.get(), left)
 
     async def follow(self, take: Callable[[Entry], Awaitable[None]]) -> None:
         """Has `take` see what `followed` yields until it is cancelled; what goes wrong is logged.

@@ -1,19 +1,14 @@
 """Mirrors: a bucket's values kept in memory, for what is read at every request and changed now and then."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Generic, Literal, TypeVar
 
 from services.runtime.background import background
-from services.runtime.buckets import Bucket, Entry, told
+from services.runtime.buckets import Bucket, Entry
 from services.runtime.records import Records
-from services.runtime.telemetry import log
 
 V = TypeVar("V")
-
-_REFILL_S = 30.0
-"""A removal whose push was lost with a connection is seen at the latest then."""
 
 
 class Mirror(Generic[V]):
@@ -39,8 +34,9 @@ class Mirror(Generic[V]):
         Raises:
             Busy: the bus is away.
         """
-        await self._refill()
-        async with background(self._bucket.follow(self._take), self._keep_refilling()):
+        for entry in await self._bucket.entries():
+            await self._take(entry)
+        async with background(self._bucket.follow(self._take)):
             yield
 
     def put(self, key: str, value: V, revision: int) -> None:
@@ -49,15 +45,6 @@ class Mirror(Generic[V]):
             self._revisions[key] = revision
             self.values[key] = value
             self.version += 1
-
-    async def _refill(self) -> None:
-        before = dict(self._revisions)
-        entries = await self._bucket.entries()
-        for entry in entries:
-            await self._take(entry)
-        for key in before.keys() - {entry.key for entry in entries}:
-            if self._revisions.get(key) == before[key]:
-                self._drop(key)
 
     async def _take(self, entry: Entry) -> None:
         if entry.revision <= self._revisions.get(entry.key, 0):
@@ -76,11 +63,3 @@ class Mirror(Generic[V]):
         if self._revisions.pop(key, None) is not None:
             self.values.pop(key, None)
             self.version += 1
-
-    async def _keep_refilling(self) -> None:
-        while True:
-            await asyncio.sleep(_REFILL_S)
-            try:
-                await self._refill()
-            except Exception as error:  # noqa: BLE001 - a mirror that silently stops would honour what was withdrawn
-                log.warning("a mirror could not be read again", bucket=self._bucket.name, error=told(error))

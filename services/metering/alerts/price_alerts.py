@@ -11,6 +11,7 @@ from typing import Final
 from uuid import UUID
 
 from services.contracts.events import AlertRaised
+from services.contracts.prices import sql_is_set
 from services.metering.alerts.alert import PLATFORM, alert, dollars
 from services.metering.alerts.due import LOOK_BACK
 from services.metering.clickhouse import Connection
@@ -25,7 +26,7 @@ _OVERLAP: Final = timedelta(minutes=5)
 """Rows are looked at again for so long: another process may store some with an older time."""
 
 # A price of 0 of our own says that a model is free; what else comes to nothing for tokens is a price that is missing.
-_UNPRICED = """(startsWith(price_source, 'fallback') OR cost_usd = 0 AND NOT match(price_source, '^(own|book):')
+_UNPRICED = f"""(startsWith(price_source, 'fallback') OR cost_usd = 0 AND NOT {sql_is_set("price_source")}
         AND uncached_input_tokens + cache_read_tokens + cache_write_tokens + output_tokens + reasoning_tokens > 0)"""
 # Without FINAL, as only the newest rows are looked at: a row that was replaced meanwhile does no harm here.
 _LATELY = f"""

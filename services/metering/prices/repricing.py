@@ -8,7 +8,7 @@ from uuid import UUID
 
 from services.contracts.events import TokenUsage, derived_id
 from services.contracts.price import read_and_written
-from services.contracts.prices import Cost, PriceBook
+from services.contracts.prices import Cost, PriceBook, is_of_settings, is_set
 from services.contracts.tenants import TenantId
 
 _NOTHING = Decimal(0)
@@ -112,7 +112,7 @@ def repriced(call: Call, book: PriceBook) -> Pricing:
         without_cache_usd = book.without_cache(
             call.provider, call.model, call.tokens, call.event_time, batch=call.batch
         )
-    if before.price_source.startswith("own:") and not _overrules_settings(cost):
+    if is_of_settings(before.price_source) and not _overrules_settings(cost):
         after = before
     else:
         estimated = call.tokens_estimated or cost.estimated
@@ -135,14 +135,14 @@ def _repriced(reference: Reference, call: Call, after: Pricing, book: PriceBook)
         return reference
     provider, _, model = reference.model.partition("/")
     cost = book.cost(provider, model, tokens, call.event_time)
-    if not _overrules_settings(cost) and (not reference.price_source or reference.price_source.startswith("own:")):
+    if not _overrules_settings(cost) and (not reference.price_source or is_of_settings(reference.price_source)):
         return reference
     return replace(reference, usd=cost.usd, price_source=cost.price_source)
 
 
 def _overrules_settings(cost: Cost) -> bool:
     # A producer's settings need not be ours: the book, which is everyone's, and settings that we have overrule them.
-    return cost.price_source.startswith(("own:", "book:"))
+    return is_set(cost.price_source)
 
 
 def is_same(before: Pricing, after: Pricing) -> bool:
