@@ -70,8 +70,10 @@ async def ours(url: str) -> AsyncIterator[Request]:
         async def request() -> None:
             hold = Hold(EVENT, WORST)
             entry = await admission.enter(ACME, 1500, hold)
-            await (await entry.reserve(hold)).settle(COST)
-            await entry.close(900)
+            reservation = await entry.reserve(hold)
+            entry.used(reservation, 900)
+            await reservation.settle(COST)
+            await entry.close()
 
         yield request
 

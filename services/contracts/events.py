@@ -192,6 +192,11 @@ class TokenUsage(BaseModel):
     """Visible output."""
     reasoning: TokenCount = 0
 
+    @property
+    def in_all(self) -> int:
+        """Tokens of all classes."""
+        return self.uncached_input + self.cache_read + self.cache_write + self.output + self.reasoning
+
 
 class UsageSettled(Event):
     """One model or embedding call happened and this is its true cost."""

@@ -97,6 +97,11 @@ class Cascade:
         return self._accepted is None and not self._drafts
 
     @property
+    def accepted(self) -> bool:
+        """Whether a gate took a draft."""
+        return self._accepted is not None
+
+    @property
     def at_last(self) -> bool:
         """Whether no stage is left after the next one."""
         return self._position == len(self._stages) - 1

@@ -14,11 +14,9 @@ from services.contracts.events import TokenUsage
 from services.contracts.failures import Failure, Rejected
 from services.contracts.tenants import TenantId
 from services.inference.admission.admission import Admission, Entry, Spender
-from services.inference.admission.holds import Hold
 from services.inference.answers import Answer, Found, Guess, Question, StageReport
 from services.inference.cascade import AnswerStatus, Cascade, Decision, Verdict
 from services.inference.drafts import Draft, NoRoom, Task
-from services.inference.generative import DEFAULT_OUTPUT_TOKENS
 from services.inference.planning import PlannedStage, Planner, Route
 from services.inference.policies.gates import judge, signals_of
 from services.inference.policies.signals import Evidence, signals
@@ -41,6 +39,8 @@ Retrieve = Callable[[TenantId, Question, int], Awaitable[Found]]
 _NOTHING = Found((), np.empty(0, dtype=np.float32), Decimal(0))
 _NO_TOKENS = TokenUsage()
 _CHARS_PER_TOKEN = 4
+_LARGEST_RESERVE = 0.2
+"""Of the time that is left: who asks for an answer within half a second leaves some of it to the model."""
 
 
 @dataclass(slots=True)
@@ -106,11 +106,12 @@ class Generate:
                     failure.metadata["spent_usd"] = f"{spending.usd:f}"
                 raise
             finally:
-                await entry.close(spending.tokens)
+                await entry.close()
 
     async def _events(self, account: Account, route: Route) -> AsyncGenerator[StageReport | str | Answer, None]:
         question = account.question
         found = await self._found(account.tenant, question)
+        account.spent_on_search(found.cost_usd)
         cascade = Cascade(
             [planned.stage.name for planned in route.asked] if found.hits or question.chat else (),
             route.policy.answer_floor,
@@ -140,12 +141,14 @@ class Generate:
         attribution = question.attribution
         spender = Spender(tenant, attribution.feature, attribution.key_id)
         task = self._task(question, _NOTHING)
-        hold = self._settlement.hold(tenant, question, route.asked[0].stage, task) if question.chat else None
-        tokens = _expected_tokens(question, hold)
+        tokens = _least_tokens(question)
+        if question.chat is None:
+            return await self._admission.enter(spender, tokens, searches=True)
+        hold = self._settlement.hold(tenant, question, route.asked[0].stage, task)
         try:
             return await self._admission.enter(spender, tokens, hold)
         except NoRoom:
-            if hold is None or route.policy.on_limit == "refuse":
+            if route.policy.on_limit == "refuse":
                 raise
         # The first stage finds no room once more and is skipped; a cheaper one may fit.
         return await self._admission.enter(spender, tokens)
@@ -156,7 +159,9 @@ class Generate:
         return await self._retrieve(tenant, question, self._settings.retrieved_passages)
 
     def _task(self, question: Question, found: Found) -> Task:
-        deadline = question.deadline - self._settings.deadline_reserve.total_seconds()
+        reserve_s = self._settings.deadline_reserve.total_seconds()
+        left_s = question.deadline - time.monotonic()
+        deadline = question.deadline - min(reserve_s, _LARGEST_RESERVE * max(0.0, left_s))
         return Task(
             question.text,
             found.question_vector,
@@ -184,10 +189,9 @@ class Generate:
                         elif cascade.at_last:
                             yield piece
             except NoRoom as full:
-                if full.reason not in {REQUEST_LIMIT, STAGE_LIMIT}:
-                    if run.route.policy.on_limit == "refuse":
-                        raise
-                    run.downgraded = True
+                if full.reason not in {REQUEST_LIMIT, STAGE_LIMIT} and run.route.policy.on_limit == "refuse":
+                    raise
+                run.downgraded |= full.reason != STAGE_LIMIT
                 verdict = cascade.skip(full.message)
             except Failure as error:
                 if error.reason == USAGE_NOT_TOLD:
@@ -223,11 +227,9 @@ def _evidence(run: _Run, draft: Draft) -> Evidence:
     )
 
 
-def _expected_tokens(question: Question, first: Hold | None) -> int:
-    """What counts against the rate limits until the truth is known: no less than the first call can use."""
-    if first is not None:
-        return first.event.tokens.uncached_input + first.event.tokens.output
-    return len(question.text) // _CHARS_PER_TOKEN + 1 + (question.max_output_tokens or DEFAULT_OUTPUT_TOKENS)
+def _least_tokens(question: Question) -> int:
+    """What counts against the rate limits until its first call is reserved, so that none enters in vain."""
+    return len(question.text) // _CHARS_PER_TOKEN + 1
 
 
 def _report(planned: PlannedStage, verdict: Verdict, meter: StageMeter, latency: timedelta) -> StageReport:
@@ -273,4 +275,6 @@ def _delivered(run: _Run, found: Found) -> Answer:
 
 def _quality_met(run: _Run) -> bool:
     wanted, promised = run.question.limits.target_quality, run.route.plan.quality
-    return wanted is None or (promised is not None and promised >= wanted and not run.downgraded)
+    # The promise is that of the whole cascade: no gate accepted what is delivered when a stage failed.
+    kept = run.cascade.accepted and not run.downgraded
+    return wanted is None or (promised is not None and promised >= wanted and kept)

@@ -42,7 +42,6 @@ class Spending:
     usd: Decimal = Decimal(0)
     open_usd: Decimal = Decimal(0)
     """What calls that are under way may come to."""
-    tokens: int = 0
 
     def check_room(self, worst_usd: Decimal) -> None:
         """Raises ``NoRoom`` when a call that may cost `worst_usd` could pass the request's limit."""
@@ -77,6 +76,11 @@ class Account:
     question: Question
     entry: Entry
     spending: Spending
+
+    def spent_on_search(self, cost_usd: Decimal) -> None:
+        """Counts what retrieval, which tells its own usage, has spent for the request."""
+        self.spending.usd += cost_usd
+        self.entry.spent(cost_usd)
 
 
 class Settlement:
@@ -113,6 +117,7 @@ class Settlement:
             Busy: it could not be told; the request must fail rather than go unaccounted.
         """
         tab = call.tab
+        account.entry.used(call.reservation, 0 if tab.tokens is None else tab.tokens.in_all)
         if tab.tokens is None:
             call.reservation.settle_soon(Decimal(0))
             return None
@@ -124,7 +129,6 @@ class Settlement:
             log.error("a provider told more than its call could use", provider=hold.provider, model=hold.model)
         settled = SettledCall(tab.tokens, cost.usd, tab.estimated or cost.estimated or beyond)
         account.spending.usd += cost.usd
-        account.spending.tokens += sum(vars(tab.tokens).values())
         usage = hold.model_copy(
             update={
                 "tokens": tab.tokens,

@@ -1,6 +1,7 @@
 """A question's way to its answer."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ from tests.upstream.server import Upstream, upstream
 LIBRARY = Library(BRIDGE, MUSEUM, MARKET)
 LARGE = "large"
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
 
 
 @dataclass
@@ -298,12 +300,80 @@ async def test_a_stage_dearer_than_its_policy_allows_is_skipped(rigs: Rigs) -> N
 
 
 async def test_the_callers_own_limit_skips_what_could_pass_it(rigs: Rigs) -> None:
-    """A caller who may spend little gets what a cheaper stage answers."""
+    """A caller who may spend little gets what a cheaper stage answers, marked as such."""
     rig = await rigs(model=True, policy=TWO_MODELS.format(on_limit="refuse", limit=""))
     limits = Limits(max_cost_usd=Decimal("0.02"))
     _, _, answer = await rig.events(question("", chat=TALK, limits=limits))
-    assert (answer.stage, answer.downgraded) == ("modest", False)
+    assert (answer.stage, answer.downgraded) == ("modest", True)
     assert answer.cost_usd <= Decimal("0.02")
+
+
+async def test_what_search_costs_counts_in_the_callers_limit(rigs: Rigs) -> None:
+    """The first stage would fit, had nothing been searched for it."""
+    rig = await rigs()
+    with pytest.raises(Exhausted) as refusal:
+        await rig.generate.answer(TENANT, question(EASY, limits=Limits(max_cost_usd=Decimal(0))))
+    could = re.findall(r"could cost \$([0-9.]+)", refusal.value.message)
+    assert refusal.value.metadata["spent_usd"] == "0.000001"
+    limits = Limits(max_cost_usd=min(map(Decimal, could)))
+    with pytest.raises(Exhausted, match="no stage could be asked"):
+        await rig.generate.answer(TENANT, question(EASY, limits=limits))
+    assert rig.embedder.calls == []
+
+
+PROMISED = """
+name: promised
+stages:
+  - name: modest
+    model: large
+    max_output_tokens: 100
+    gate: {threshold: 0.9, missing: 0.4, calibrator: {kind: logistic, intercept: 0, weights: {agreement: 1}}}
+  - name: dear
+    model: large
+    max_output_tokens: 100000
+operating_points:
+  - {quality: 0.98, thresholds: {modest: 0.9}, cost_ratio: 0.5}
+"""
+
+
+@pytest.mark.parametrize(
+    ("max_cost_usd", "upcoming", "kept"),
+    [(None, [], True), (Decimal("0.02"), [], False), (None, [Conduct(), Conduct(status=400)], False)],
+    ids=["as calibrated", "no room for the last stage", "the last stage failed"],
+)
+async def test_the_quality_is_met_if_the_cascade_went_as_calibrated(
+    rigs: Rigs, max_cost_usd: Decimal | None, upcoming: list[Conduct], kept: bool
+) -> None:
+    """A draft that its gate did not accept keeps no promise."""
+    rig = await rigs(model=True, policy=PROMISED)
+    rig.server.script.upcoming.extend(upcoming)
+    limits = Limits(target_quality=0.98, max_cost_usd=max_cost_usd)
+    _, _, answer = await rig.events(question("", chat=TALK, limits=limits))
+    assert answer.target_quality_met is kept
+    assert answer.downgraded is (max_cost_usd is not None)
+    assert (answer.status is AnswerStatus.BEST_EFFORT) is not kept
+
+
+@pytest.mark.parametrize("on_limit", ["refuse", "downgrade"])
+async def test_a_later_call_without_room_for_its_tokens_refuses_or_downgrades(rigs: Rigs, on_limit: str) -> None:
+    """A rate limit holds for every call, not only for a request's first."""
+    plans = {"tight": PlanSettings(tokens_per_minute=1000)}
+    admission = AdmissionSettings(plans=plans, default_plan="tight")
+    rig = await rigs(model=True, policy=f"{PROMISED}on_limit: {on_limit}\n", admission=admission)
+    if on_limit == "refuse":
+        with pytest.raises(NoRoom) as refusal:
+            await rig.generate.answer(TENANT, question("", chat=TALK))
+        assert refusal.value.reason == "RATE_LIMITED"
+        return
+    _, _, answer = await rig.events(question("", chat=TALK))
+    assert (answer.stage, answer.downgraded, answer.status) == ("modest", True, AnswerStatus.BEST_EFFORT)
+
+
+async def test_little_time_is_shared_with_the_model(rigs: Rigs) -> None:
+    """What is kept to settle and reply is never all there is."""
+    rig = await rigs(model=True, policy=TWO_MODELS.format(on_limit="refuse", limit=""), deadline_reserve=SECOND * 30)
+    _, _, answer = await rig.events(question("", chat=TALK, deadline_s=20))
+    assert answer.stage == "dear"
 
 
 @pytest.mark.parametrize("on_limit", ["refuse", "downgrade"])

@@ -26,6 +26,11 @@ class Hold:
     """Provisional: what is told of the call if the process dies before it can tell the truth."""
     worst_usd: Decimal
 
+    @property
+    def worst_tokens(self) -> int:
+        """That the call may use."""
+        return self.event.tokens.in_all
+
 
 @dataclass(frozen=True, slots=True)
 class LedgerLine:
@@ -43,6 +48,10 @@ class LedgerLine:
     def has_room(self, total: int) -> bool:
         """Whether a sum is within the cap."""
         return self.cap_pico is None or sum(MONEY.unpack(total)) <= self.cap_pico
+
+    def used_up(self, total: int) -> bool:
+        """Whether all of the cap is spent, whatever is reserved."""
+        return self.cap_pico is not None and MONEY.unpack(total)[0] >= self.cap_pico
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ NOON = datetime(2026, 11, 21, 12, 0, 30, tzinfo=UTC)
 NEVER = timedelta(seconds=15)
 
 
-def hold(worst_usd: str, event_id: UUID | None = None, label: str = "") -> Hold:
+def hold(worst_usd: str, event_id: UUID | None = None, label: str = "", tokens: int = 10) -> Hold:
     """A hold on ACME's account."""
     worst = Decimal(worst_usd)
     event = UsageSettled(
@@ -35,7 +35,7 @@ def hold(worst_usd: str, event_id: UUID | None = None, label: str = "") -> Hold:
         provider="openai",
         model="gpt",
         feature=label,
-        tokens=TokenUsage(uncached_input=10),
+        tokens=TokenUsage(uncached_input=tokens),
         cost_usd=worst,
         price_source="own:openai/gpt",
         estimated=True,

@@ -46,7 +46,7 @@ async def test_what_was_reserved_on_entering_and_not_taken_is_released(bus: Bus)
     """A request that failed before its first call leaves nothing behind."""
     async with admission(bus, monthly_cap_usd=1) as admits:
         entry = await admits.enter(ACME, 10, hold("0.01"))
-        await entry.close(0)
+        await entry.close()
         assert await account(bus) == money("0")
 
 
@@ -190,13 +190,65 @@ async def test_a_rate_limit_says_when_the_minute_is_over(bus: Bus) -> None:
 async def test_tokens_are_trued_up(bus: Bus, limit: str) -> None:
     """Tokens that a request might have used and did not are free again."""
     async with admission(bus, lambda: NOON, **{limit: 100}) as admits:
-        entry = await admits.enter(ACME, 90)
+        entry = await admits.enter(ACME, 1, first := hold("1", tokens=90))
         with pytest.raises(Exhausted, match=f"{limit} of 100"):
             await admits.enter(ACME, 20)
-        await entry.close(30)
+        entry.used(await entry.reserve(first), 30)
         await admits.enter(ACME, 70)
         with pytest.raises(Exhausted):
             await admits.enter(ACME, 1)
+
+
+@pytest.mark.parametrize("limit", ["tokens_per_minute", "tokens_per_day"])
+async def test_every_call_of_a_request_counts_its_tokens(bus: Bus, limit: str) -> None:
+    """A later call is refused when they do not fit, and nothing of it stays."""
+    async with admission(bus, lambda: NOON, **{limit: 100}) as admits:
+        entry = await admits.enter(ACME, 1, first := hold("1", tokens=40))
+        await entry.reserve(first)
+        await entry.reserve(hold("1", tokens=60))
+        with pytest.raises(NoRoom, match=f"{limit} of 100") as refused:
+            await entry.reserve(hold("1", tokens=1))
+        assert (refused.value.reason, refused.value.metadata["limit"]) == ("RATE_LIMITED", limit)
+    assert await account(bus) == money("0", "2")
+
+
+async def test_a_call_counts_in_the_minute_that_it_is_made_in(bus: Bus) -> None:
+    """However long its request has been under way; what it did not use is free in that minute."""
+    now = NOON
+    async with admission(bus, lambda: now, tokens_per_minute=100) as admits:
+        entry = await admits.enter(ACME, 1)
+        now += timedelta(minutes=1)
+        later = await entry.reserve(hold("1", tokens=100))
+        with pytest.raises(Exhausted):
+            await admits.enter(ACME, 1)
+        entry.used(later, 70)
+        await admits.enter(ACME, 30)
+        with pytest.raises(Exhausted):
+            await admits.enter(ACME, 1)
+
+
+async def test_what_counts_until_the_first_call_gives_way_to_it(bus: Bus) -> None:
+    """A request is not counted twice, and one that made no call not at all."""
+    async with admission(bus, tokens_per_minute=100) as admits:
+        entry = await admits.enter(ACME, 90)
+        await entry.reserve(hold("1", tokens=20))
+        other = await admits.enter(ACME, 80)
+        with pytest.raises(Exhausted):
+            await admits.enter(ACME, 1)
+        await other.close()
+        await admits.enter(ACME, 80)
+
+
+async def test_nothing_is_searched_on_a_budget_that_is_used_up(bus: Bus) -> None:
+    """What is only reserved may come back; what is spent does not."""
+    async with admission(bus, monthly_cap_usd=1) as admits:
+        entry = await admits.enter(ACME, 1, first := hold("1"))
+        await (await admits.enter(ACME, 1, searches=True)).close()
+        await (await entry.reserve(first)).settle(Decimal(1))
+        with pytest.raises(NoRoom, match=r"nothing is left of the month's budget of \$1;") as refused:
+            await admits.enter(ACME, 1, searches=True)
+    assert (refused.value.reason, refused.value.metadata["limit"]) == ("BUDGET_EXHAUSTED", "usd_per_month")
+    assert await account(bus) == money("1")
 
 
 async def test_a_budget_that_changes_counts_at_once(bus: Bus) -> None:
@@ -297,7 +349,7 @@ async def test_a_caller_that_leaves_leaves_nothing_reserved(bus: Bus) -> None:
             entering.cancel()
             (result,) = await asyncio.gather(entering, return_exceptions=True)
             if isinstance(result, Entry):
-                await result.close(0)
+                await result.close()
         for yields in range(12):
             first = hold("0.01")
             reservation = await (await admits.enter(ACME, 1, first)).reserve(first)
