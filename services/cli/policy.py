@@ -113,15 +113,22 @@ async def active(
     if session.json:
         print_json(as_json(response))
         return None
-    where = "built in: nothing is assigned"
-    if response.HasField("assignment"):
-        assigned = response.assignment
-        at = local_time(assigned.activations[0].at)
-        where = f"active for tenant {assigned.tenant_id}, feature {assigned.feature}, since {at}"
-    print_to = stderr()
-    print_to.print(f"policy {one_line(response.version.name)} version {response.version.version}, {one_line(where)}")
+    told = f"policy {response.version.name} version {response.version.version}, {_why(response)}"
+    stderr().print(one_line(told), soft_wrap=True)
     _print_version(session, response.version)
     return None
+
+
+def _why(response: policies_pb2.GetActivePolicyResponse) -> str:
+    """Why a version applies."""
+    if not response.HasField("assignment"):
+        return "built in: nothing is assigned"
+    assigned, now = response.assignment, response.assignment.activations[0]
+    where = f"active for tenant {assigned.tenant_id}, feature {assigned.feature}, since {local_time(now.at)}"
+    if not response.fallback_reason:
+        return where
+    cause = ", ".join(filter(None, (response.fallback_reason, response.fallback_detail)))
+    return f"in place of {now.name} version {now.version}, which is {where}, and cannot run on that server: {cause}"
 
 
 @client_command(

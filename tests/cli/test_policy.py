@@ -175,3 +175,23 @@ async def test_active_shows_a_tenant_its_own_policy(headwater: Headwater, script
     sent = script.sent("GetActivePolicy")[0]
     assert (sent.tenant_id, sent.feature) == ("", "chat")
     assert script.authorizations == [f"Bearer {tenant_key}"]
+
+
+async def test_active_says_what_is_assigned_when_another_one_runs(headwater: Headwater, script: Script) -> None:
+    """And why: else the version would look like the one that was activated."""
+    detail = "line 3: nobody knows a model 'large'; there are: fast\nline 4: it has [red]no price[/]"
+    script.answers["GetActivePolicy"] = lambda _: pb.GetActivePolicyResponse(
+        version=version(1, GOOD),
+        assignment=pb.PolicyAssignment(
+            tenant_id="acme", feature="*", activations=[pb.PolicyActivation(name="support", version=2, at=AT)]
+        ),
+        fallback_reason="POLICY_INVALID",
+        fallback_detail=detail,
+    )
+    ended = await headwater("policy", "active", "acme", COLUMNS="80")
+    assert ended.out == GOOD
+    assert ended.err == (
+        "policy support version 1, in place of support version 2, which is active for tenant acme, feature *, "
+        "since 2026-11-21 09:10, and cannot run on that server: POLICY_INVALID, "
+        "line 3: nobody knows a model 'large'; there are: fast line 4: it has [red]no price[/]\n"
+    )

@@ -126,7 +126,9 @@ class Model:
                 raise attempts.conclusion(self.alias, standings, now)
             if choice.at - now < _SOON_S:
                 return self._deployments[choice.position], choice.last_resort
-            await asyncio.sleep(choice.at - now)
+            # Whoever's circuit lets calls through again before that may be the better choice.
+            reopening = (standing.open_until for standing in standings if now < standing.open_until < choice.at)
+            await asyncio.sleep(max(_SOON_S, min(reopening, default=choice.at) - now))
 
     def _attempt(
         self, call: Call, deployment: Deployment, attempts: Attempts, last_resort: bool

@@ -1,12 +1,14 @@
 """Which deployment a request asks next, and when. Pure: times and random numbers are passed in.
 
-A closed circuit comes before an open one, a deployment this request has not asked before one that failed it, a free
+An open circuit is the last resort: it is asked only when no closed one can be before the deadline. Among the others
+whoever may be asked sooner comes first, then a deployment this request has not asked before one that failed it, a free
 slot before a queue, a lower order before a higher one; among equals chance decides by weight. One that failed is asked
 again after a pause with full jitter (M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog, 2015), and not
 before it said.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -77,6 +79,9 @@ class _Tries:
     failure: Failure | None = None
 
 
+_UNTRIED = _Tries()
+
+
 @dataclass(slots=True)
 class Attempts:
     """What one request has tried so far."""
@@ -90,23 +95,21 @@ class Attempts:
         """The next attempt, or None when there is nobody left to ask or no time to."""
         if self.made >= self.settings.max_attempts or now >= self.deadline:
             return None
-        best: tuple[float, bool, int, bool, int] | None = None
+        best: tuple[bool, float, int, bool, int] | None = None
         equals: list[tuple[int, float]] = []
         for position, standing in enumerate(standings):
-            tries = self._tries.get(standing.name)
-            if not standing.may_be_asked or (tries is not None and tries.barred):
+            at = self._askable_at(standing, now)
+            if at >= self.deadline:
                 continue
-            at, made = max(now, standing.ready_at), 0
-            if tries is not None:
-                at, made = max(at, tries.not_before), tries.made
-            rank = (at, not standing.lets_through, made, not standing.free, standing.order)
+            made = self._tries.get(standing.name, _UNTRIED).made
+            rank = (not standing.lets_through, at, made, not standing.free, standing.order)
             if best is None or rank < best:
                 best, equals = rank, [(position, standing.weight)]
             elif rank == best:
                 equals.append((position, standing.weight))
-        if best is None or best[0] >= self.deadline:
+        if best is None:
             return None
-        return Choice(_weighted(equals, random), best[0], last_resort=best[1])
+        return Choice(_weighted(equals, random), at=best[1], last_resort=best[0])
 
     def failed(self, name: str, failure: Failure, now: float, random: float, *, saturated: bool = False) -> None:
         """Takes note that an attempt failed.
@@ -124,7 +127,7 @@ class Attempts:
         pause_s = asked_pause(failure, settings.retry_after_cap.total_seconds())
         tries.not_before = now + pause_s + full_jitter(tries.made, base_s, cap_s, random)
 
-    def conclusion(self, alias: str, standings: Iterable[Standing], now: float) -> Failure:
+    def conclusion(self, alias: str, standings: Sequence[Standing], now: float) -> Failure:
         """What the request fails with, when there is nothing left to choose."""
         failures = [tries.failure for tries in self._tries.values() if tries.failure is not None]
         # One that is unusable says nothing of the request.
@@ -142,12 +145,25 @@ class Attempts:
             ready_at.append(max(standing.ready_at, open_until, tries.not_before if tries else 0.0))
         if len(told) > _MOST_REASONS:
             told[_MOST_REASONS:] = [f"and {len(told) - _MOST_REASONS} more"]
-        when = "its deadline has passed" if now >= self.deadline else f"{self.made} attempts were made"
+        when = f"{self.made} attempts were made"
+        if self.made < self.settings.max_attempts and self._askable_too_late(standings, now):
+            when = "too little time is left to ask one before its deadline: allow more"
         return Busy(
             "MODEL_UNAVAILABLE",
             f"no deployment of {alias} gave an answer and {when}; {'; '.join(told)}",
             retry_after=timedelta(seconds=max(_SOONEST_S, min(ready_at, default=now) - now)),
         )
+
+    def _askable_at(self, standing: Standing, now: float) -> float:
+        """The earliest time to ask this one; infinity when it is not to be asked at all."""
+        tries = self._tries.get(standing.name, _UNTRIED)
+        if tries.barred or not standing.may_be_asked:
+            return math.inf
+        return max(now, standing.ready_at, tries.not_before)
+
+    def _askable_too_late(self, standings: Iterable[Standing], now: float) -> bool:
+        soonest = min((self._askable_at(standing, now) for standing in standings), default=math.inf)
+        return self.deadline <= soonest < math.inf
 
 
 def cut_off(failure: Failure) -> Failure:

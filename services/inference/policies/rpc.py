@@ -62,9 +62,10 @@ class PolicyRpc(PolicyServiceServicer):
         response = pb.GetActivePolicyResponse(
             version=_version(active.version.record, with_text=True), assignment=_assignment(active)
         )
+        if active.failure is not None:
+            response.fallback_reason, response.fallback_detail = active.failure.reason, active.failure.message
         if caller().tenant is not None:
-            response.version.ClearField("author_key_id")
-            _without_authors(response)
+            _for_a_tenant(response)
         return response
 
 
@@ -85,7 +86,10 @@ def _tenant_meant(asked: str) -> TenantId:
     return own
 
 
-def _without_authors(response: pb.GetActivePolicyResponse) -> None:
+def _for_a_tenant(response: pb.GetActivePolicyResponse) -> None:
+    """Takes out who of the platform's people did what, and what may name models of other tenants."""
+    response.version.ClearField("author_key_id")
+    response.ClearField("fallback_detail")
     if response.HasField("assignment"):
         del response.assignment.activations[1:]
         response.assignment.activations[0].ClearField("author_key_id")

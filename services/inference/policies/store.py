@@ -1,7 +1,8 @@
 """Policies on the bus: versions are created once, activated by compare-and-set, and followed by every process.
 
-Serving reads memory alone. What cannot be read, or names a model this process does not know, leaves the policy that
-runs where it is and is logged.
+Serving reads memory alone. A version that cannot be read, or names a model this process does not know, is logged, and
+the newest of those that were active there before and can run does so in its place: the same in a process that was up
+all the time as in one that has just started.
 """
 
 import contextlib
@@ -41,10 +42,24 @@ class ActivePolicy:
     """The policy that applies to some tenant's feature, and why."""
 
     version: PolicyVersion
+    """What runs."""
     assignment: Assignment | None
     """None: nothing is assigned, so it is the built-in one."""
     revision: int
     """Of the assignment, for compare-and-set; 0 without one."""
+    failure: Failure | None = None
+    """Why the assigned version cannot run here, so that another one does; None when it runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Assigned:
+    """What an assignment comes to in this process."""
+
+    assignment: Assignment
+    revision: int
+    running: PolicyVersion | None
+    """None: no version of it can run here, and what applies without it does."""
+    failure: Failure | None = None
 
 
 class PolicyStore:
@@ -66,7 +81,7 @@ class PolicyStore:
         self._priced = priced
         record = PolicyRecord(built_in.name, BUILT_IN, "", datetime.now(UTC), policy_text(built_in))
         self._built_in = ActivePolicy(PolicyVersion(record, built_in), None, 0)
-        self._active: dict[str, ActivePolicy] = {}
+        self._assigned: dict[str, _Assigned] = {}
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
@@ -86,15 +101,17 @@ class PolicyStore:
 
     def active(self, tenant: str, feature: str) -> ActivePolicy:
         """The policy of a tenant's feature: of those assigned the one for both, the tenant, the feature, or all."""
-        for key in (
+        keys = (
             assignment_key(tenant, feature),
             assignment_key(tenant, ANY),
             assignment_key(ANY, feature),
             assignment_key(ANY, ANY),
-        ):
-            if found := self._active.get(key):
-                return found
-        return self._built_in
+        )
+        found = [assigned for key in keys if (assigned := self._assigned.get(key))]
+        if not found:
+            return self._built_in
+        running = next((assigned.running for assigned in found if assigned.running), self._built_in.version)
+        return ActivePolicy(running, found[0].assignment, found[0].revision, found[0].failure)
 
     async def put(self, text: str, author: str) -> PolicyRecord:
         """Keeps `text` as the next version of the policy it names; the same text as the newest's is that version.
@@ -169,9 +186,8 @@ class PolicyStore:
             first = Assignment(tenant=tenant, feature=feature, activations=(activation,))
             after = first if before is None else before.then(activation)
             revision = await self._write(key, after, entry)
-        active = ActivePolicy(loaded, after, revision)
-        self._run(key, active)
-        return active
+        self._keep(key, _Assigned(after, revision, loaded))
+        return ActivePolicy(loaded, after, revision)
 
     async def _write(self, key: str, assignment: Assignment, before: Entry | None) -> int:
         value = assignment.model_dump_json().encode()
@@ -192,43 +208,74 @@ class PolicyStore:
         return PolicyVersion(record, policy)
 
     async def _take(self, entry: Entry) -> None:
-        """Runs what an assignment says, if it can.
+        """Runs what an assignment says, or what ran there before if this process cannot.
 
         Raises:
             Busy: the bus is away.
         """
-        running = self._active.get(entry.key)
-        if running is not None and running.revision >= entry.revision:
+        if self._has(entry.key, entry.revision):
             return
         if entry.deleted:
-            self._active.pop(entry.key, None)
+            self._assigned.pop(entry.key, None)
             return
         assignment = _assignment(entry)
         if assignment is None:
-            log.error("an assignment of policies cannot be read; the policy before it stays", key=entry.key)
+            log.error("an assignment of policies cannot be read and is passed over", key=entry.key)
             return
-        active = assignment.activations[0]
-        try:
-            version = await self._load(active.name, active.version)
-        except Busy:
-            raise
-        except Failure as failure:
-            log.error(
-                "an activated policy cannot run here; the one before it stays",
-                key=entry.key,
-                policy=active.name,
-                version=active.version,
-                reason=failure.reason,
-                detail=failure.message,
-            )
-            return
-        self._run(entry.key, ActivePolicy(version, assignment, entry.revision))
+        known = self._assigned.get(entry.key)
+        running, failure = await self._runnable(assignment, known.running if known else None)
+        self._keep(entry.key, _Assigned(assignment, entry.revision, running, failure))
 
-    def _run(self, key: str, active: ActivePolicy) -> None:
-        running = self._active.get(key)
-        if running is None or running.revision < active.revision:
-            self._active[key] = active
-            log.info("a policy is active", key=key, policy=active.version.name, version=active.version.version)
+    async def _runnable(
+        self, assignment: Assignment, running: PolicyVersion | None
+    ) -> tuple[PolicyVersion | None, Failure | None]:
+        """The newest of an assignment's versions that can run here, and why the assigned one cannot.
+
+        What runs already can go on: a version never changes.
+
+        Raises:
+            Busy: the bus is away.
+        """
+        why: Failure | None = None
+        for name, version in dict.fromkeys((was.name, was.version) for was in assignment.activations):
+            if running is not None and (running.name, running.version) == (name, version):
+                return running, why
+            try:
+                return await self._load(name, version), why
+            except Busy:
+                raise
+            except Failure as failure:
+                why = why or failure
+        return running, why
+
+    def _has(self, key: str, revision: int) -> bool:
+        """Whether this revision runs, or a later one is known; what cannot run is tried again: prices may have come."""
+        known = self._assigned.get(key)
+        return known is not None and (known.revision > revision or (known.revision == revision and not known.failure))
+
+    def _keep(self, key: str, assigned: _Assigned) -> None:
+        if self._has(key, assigned.revision):
+            return
+        before = self._assigned.get(key)
+        self._assigned[key] = assigned
+        if before is None or (before.revision, before.running) != (assigned.revision, assigned.running):
+            _log(key, assigned)
+
+
+def _log(key: str, assigned: _Assigned) -> None:
+    told, running = assigned.assignment.activations[0], assigned.running
+    if assigned.failure is None:
+        log.info("a policy is active", key=key, policy=told.name, version=told.version)
+        return
+    log.error(
+        "an activated policy cannot run here; another one runs in its place",
+        key=key,
+        policy=told.name,
+        version=told.version,
+        reason=assigned.failure.reason,
+        detail=assigned.failure.message,
+        running=f"{running.name} version {running.version}" if running else "what applies without this assignment",
+    )
 
 
 def _number(entry: Entry) -> int:

@@ -225,6 +225,20 @@ def test_a_deployment_that_keeps_failing_is_left_alone() -> None:
     virtually(test())
 
 
+def test_a_circuit_that_lets_calls_through_again_ends_the_wait_for_another() -> None:
+    """A minute's Retry-After of the one is not waited for when the other can be tried after five seconds."""
+
+    async def test() -> None:
+        began = now()
+        one = FakeChat([[busy(after_s=60)], ANSWER], "a")
+        other = FakeChat([[busy()], [busy()], ANSWER], "b")
+        alias = model([one, other], lambda: 0.0, breaker={"min_calls": 2, "open_for": 5})
+        assert await told(alias.complete(REQUEST, CountingMeter(), began + 90)) == ANSWER
+        assert now() == pytest.approx(began + 5)
+
+    virtually(test())
+
+
 def test_all_down_fails_within_the_deadline() -> None:
     """However they are down, whoever waits. When they are back they are asked again; nobody restarts anything."""
 

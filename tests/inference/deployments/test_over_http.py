@@ -34,6 +34,7 @@ SICK: list[dict[str, Any]] = [
     {"status": 408},
     {"status": 429},
     {"status": 429, "retry_after_s": 1},
+    {"status": 429, "headers": {"Retry-After": "Mon, 01 Jan 2024 99999999999:00:00 GMT"}},
     {"status": 500},
     {"status": 503, "retry_after_s": 1},
     *({"fault": fault} for fault in FAULTS),

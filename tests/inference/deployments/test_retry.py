@@ -134,6 +134,31 @@ def test_an_open_circuit_that_is_not_shut_is_the_last_resort() -> None:
     assert _attempts().choose([ailing, _standing("b", closed=False)], NOW, 0.0) == Choice(0, NOW, last_resort=True)
 
 
+AILING = replace(_standing("ailing", closed=False), shut=False)
+
+
+def test_a_closed_circuits_pause_is_waited_for_rather_than_an_open_one_asked() -> None:
+    """Moments later the one that is well can be asked; the open one needs to be left alone."""
+    attempts = _attempts()
+    attempts.failed("a", busy(), NOW, 0.05)
+    assert attempts.choose([_standing("a", order=9), AILING], NOW, 0.0) == Choice(0, NOW + 0.05)
+
+
+@pytest.mark.parametrize(
+    ("failure", "saturated"),
+    [
+        (busy(after_s=60), False),
+        (Busy("MODEL_SATURATED", "its queue is full"), True),
+        (Rejected("NO_TOOLS", "it knows no tools"), False),
+    ],
+)
+def test_an_open_circuit_is_asked_when_no_closed_one_can_be_in_time(failure: Failure, saturated: bool) -> None:
+    """Not before the deadline, or not at all."""
+    attempts = _attempts()
+    attempts.failed("a", failure, NOW, 0.0, saturated=saturated)
+    assert attempts.choose([_standing("a"), AILING], NOW, 0.0) == Choice(1, NOW, last_resort=True)
+
+
 def test_equals_are_chosen_by_weight() -> None:
     """Three quarters to the one of weight three."""
     standings = [replace(_standing("a"), weight=3.0), _standing("b")]
@@ -178,6 +203,22 @@ def test_whatever_fails_it_ends_and_keeps_its_promises(data: st.DataObject, depl
     assert isinstance(attempts.conclusion("alias", standings, now), Busy | Rejected)
 
 
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans(), st.integers(0, 90)), max_size=6))
+def test_a_last_resort_is_one(circuits: list[tuple[bool, bool, bool, int]]) -> None:
+    """Whoever is in a queue, asks to be left alone or is shut: then no closed circuit can be asked in time."""
+    standings = [
+        replace(_standing(str(number), closed=closed, free=free, ready_at=NOW + after_s), shut=shut and not closed)
+        for number, (closed, shut, free, after_s) in enumerate(circuits)
+    ]
+    in_time = [standing for standing in standings if standing.may_be_asked and standing.ready_at < DEADLINE]
+    choice = _attempts().choose(standings, NOW, 0.0)
+    assert (choice is not None) == bool(in_time)
+    if choice is not None:
+        assert standings[choice.position] in in_time
+        assert choice.last_resort == (not any(standing.lets_through for standing in in_time))
+        assert choice.last_resort == (not standings[choice.position].lets_through)
+
+
 def test_the_end_tells_every_deployments_reason() -> None:
     """Whoever reads it need not look for the log."""
     attempts = _attempts()
@@ -192,6 +233,28 @@ def test_the_end_tells_every_deployments_reason() -> None:
         "b: PROVIDER_LIMIT, its quota is used up; c: its circuit is open"
     )
     assert failure.retry_after == timedelta(seconds=0.5)
+
+
+@pytest.mark.parametrize("left_s", [0.0, 0.2, -0.1])
+def test_the_end_says_that_the_time_was_too_short(left_s: float) -> None:
+    """Whether or not it is up: the next attempt would begin after it, and only more of it helps."""
+    attempts = _attempts()
+    if left_s > 0:
+        attempts.failed("a", busy(), DEADLINE - left_s, 0.5)
+    assert attempts.choose([_standing("a")], DEADLINE - left_s, 0.0) is None
+    message = attempts.conclusion("large", [_standing("a")], DEADLINE - left_s).message
+    assert message.startswith(
+        "no deployment of large gave an answer and too little time is left to ask one before its deadline: allow more; "
+    )
+
+
+def test_the_end_does_not_blame_the_time_for_what_more_of_it_would_not_change() -> None:
+    """Attempts that are used up stay so, and a circuit that is shut is not waited for."""
+    attempts = _attempts(max_attempts=1)
+    attempts.failed("a", busy(after_s=60), NOW, 0.0)
+    assert "and 1 attempts were made; " in attempts.conclusion("large", [_standing("a")], NOW).message
+    shut = _standing("a", closed=False)
+    assert "and 0 attempts were made; " in _attempts().conclusion("large", [shut], DEADLINE).message
 
 
 def test_the_end_is_bounded_in_length() -> None:

@@ -1,5 +1,6 @@
 """PolicyService over a real socket: who may do what, and what comes back."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +24,7 @@ from services.runtime.settings import RpcSettings
 if TYPE_CHECKING:
     from headwater.inference.v1.policies_pb2_grpc import PolicyServiceAsyncStub  # declared by the stubs alone
 
+BUILT_IN = Policy(name="built-in", stages=(StagePolicy(name="s", model="fast"),))
 TEXT = "name: support\nstages:\n  - {name: s, model: fast}\n"
 
 
@@ -42,11 +44,10 @@ async def served(bus: Bus) -> AsyncIterator[Served]:
     keys = KeyStore(await bus.bucket(KEYS_BUCKET))
     record, admin = await keys.issue(None, frozenset({"SCOPE_ADMIN"}), "")
     _, acme = await keys.issue(TenantId("acme"), frozenset({"SCOPE_GENERATE"}), "")
-    built_in = Policy(name="built-in", stages=(StagePolicy(name="s", model="fast"),))
     store = PolicyStore(
         await bus.bucket(POLICIES_BUCKET),
         await bus.bucket(ASSIGNMENTS_BUCKET),
-        built_in=built_in,
+        built_in=BUILT_IN,
         known_models={"fast"},
         priced=lambda: {"fast"},
     )
@@ -83,6 +84,32 @@ async def test_a_tenant_sees_its_own_policy_and_not_who_put_it(served: Served) -
     active = await served.stub.GetActivePolicy(pb.GetActivePolicyRequest(), metadata=served.acme)
     assert (active.version.name, active.version.text) == ("support", TEXT)
     assert served.admin_id not in str(active)
+
+
+async def test_what_is_assigned_and_what_runs_in_its_place_are_told_apart(served: Served, bus: Bus) -> None:
+    """With the reason; the sentence, which names the platform's models, is not for tenants."""
+    more = {"fast", "large"}
+    elsewhere = PolicyStore(
+        await bus.bucket(POLICIES_BUCKET),
+        await bus.bucket(ASSIGNMENTS_BUCKET),
+        built_in=BUILT_IN,
+        known_models=more,
+        priced=lambda: more,
+    )
+    for model in ("fast", "large"):
+        record = await elsewhere.put(TEXT.replace("fast", model), "key")
+        await elsewhere.activate("acme", "*", "support", record.version, "key")
+    asked = pb.GetActivePolicyRequest(tenant_id="acme", feature="chat")
+    async with asyncio.timeout(30):
+        while not (active := await served.stub.GetActivePolicy(asked, metadata=served.admin)).fallback_reason:
+            await asyncio.sleep(0.01)
+    assert (active.version.version, active.version.text) == (1, TEXT)
+    assert [activation.version for activation in active.assignment.activations] == [2, 1]
+    assert active.fallback_reason == "POLICY_INVALID"
+    assert active.fallback_detail == "line 3: nobody knows a model 'large'; there are: fast"
+    own = await served.stub.GetActivePolicy(pb.GetActivePolicyRequest(feature="chat"), metadata=served.acme)
+    assert (own.version.version, own.assignment.activations[0].version) == (1, 2)
+    assert (own.fallback_reason, own.fallback_detail) == ("POLICY_INVALID", "")
 
 
 @pytest.mark.parametrize("tenant", ["acme", "globex"])

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
 import pytest
+from structlog.testing import capture_logs
 
 from services.contracts.failures import Conflict, Missing, Rejected
 from services.contracts.streams import ASSIGNMENTS_BUCKET, POLICIES_BUCKET
@@ -257,3 +258,99 @@ async def test_a_process_that_lacks_a_model_keeps_its_policy(store: PolicyStore,
         await store.activate("acme", "other", "support", 1, "key")
         await eventually(lambda: running(older, feature="other") == ("support", 1))
         assert running(older) == ("support", 1)
+
+
+async def test_a_process_started_later_runs_what_those_before_it_run(store: PolicyStore, bus: Bus) -> None:
+    """Where the assigned version cannot run, the one before it does, however long the process has been up."""
+    without_large = await opened(bus, frozenset({"fast"}))
+    async with without_large.watching():
+        await store.put(text(), "key")
+        await store.put(text(model="large"), "key")
+        await store.activate("acme", "chat", "support", 1, "key")
+        await eventually(lambda: running(without_large) == ("support", 1))
+        await store.activate("acme", "chat", "support", 2, "key")
+        await eventually(lambda: without_large.active(ACME, "chat").failure is not None)
+        restarted = await opened(bus, frozenset({"fast"}))
+        async with restarted.watching():
+            assert running(restarted) == running(without_large) == ("support", 1)
+
+
+@pytest.mark.parametrize(
+    ("activated", "runs"),
+    [
+        ([("small", 1), ("small", 2), ("big", 1), ("big", 2)], ("small", 2)),
+        ([("small", 1), ("built-in", 0), ("big", 1)], ("built-in", 0)),
+        ([("small", 2), ("gone", 1), ("small", 1), ("big", 1), ("gone", 1)], ("small", 1)),
+        ([("big", 1)], ("everyones", 1)),
+    ],
+    ids=["the newest that can", "back to the built-in one", "not the damaged", "none: what applies without it"],
+)
+async def test_what_cannot_run_gives_way_to_what_was_active_there_before(
+    store: PolicyStore, bus: Bus, activated: list[tuple[str, int]], runs: tuple[str, int]
+) -> None:
+    """The newest of that assignment's that can run, and no other's; what is assigned is told all the same."""
+    for name, model in (("small", "fast"), ("big", "large"), ("gone", "fast"), ("everyones", "fast")):
+        for note in ("1", "2"):
+            await store.put(text(name, model, note), "key")
+    await store.activate("*", "*", "everyones", 1, "key")
+    await store.activate("acme", "other", "small", 2, "key")
+    for name, version in activated:
+        await store.activate("acme", "chat", name, version, "key")
+    await (await bus.bucket(POLICIES_BUCKET)).put("policy.gone.1", b"damaged")
+    started = await opened(bus, frozenset({"fast"}))
+    async with started.watching():
+        active = started.active(ACME, "chat")
+        assert (active.version.name, active.version.version) == runs
+        assert active.assignment == store.active(ACME, "chat").assignment
+        assert active.revision == store.active(ACME, "chat").revision
+        assert active.failure is not None
+
+
+async def test_what_runs_goes_on_though_it_could_not_be_loaded_again(store: PolicyStore, bus: Bus) -> None:
+    """A version in memory is whole, whatever became of its text, and newer than those before it."""
+    without_large = await opened(bus, frozenset({"fast"}))
+    async with without_large.watching():
+        for note in ("1", "2"):
+            await store.put(text(note=note), "key")
+            await store.activate("acme", "chat", "support", int(note), "key")
+        await eventually(lambda: running(without_large) == ("support", 2))
+        await (await bus.bucket(POLICIES_BUCKET)).put("policy.support.2", b"damaged")
+        await store.put(text("big", "large"), "key")
+        await store.activate("acme", "chat", "big", 1, "key")
+        await eventually(lambda: without_large.active(ACME, "chat").failure is not None)
+        assert running(without_large) == ("support", 2)
+
+
+async def test_a_version_that_could_not_run_runs_once_it_can(store: PolicyStore, bus: Bus) -> None:
+    """Its model has got a price: activating it again is no activation, and yet it is what runs then."""
+    await store.put(text(), "key")
+    await store.put(text(model="large"), "key")
+    await store.activate("acme", "chat", "support", 1, "key")
+    await store.activate("acme", "chat", "support", 2, "key")
+    priced = {"fast"}
+    versions, assignments = await bus.bucket(POLICIES_BUCKET), await bus.bucket(ASSIGNMENTS_BUCKET)
+    started = PolicyStore(versions, assignments, built_in=BUILT_IN, known_models=MODELS, priced=lambda: priced)
+    async with started.watching():
+        assert running(started) == ("support", 1)
+        priced.add("large")
+        await started.activate("acme", "chat", "support", 2, "key")
+        assert running(started) == ("support", 2)
+        assert started.active(ACME, "chat") == store.active(ACME, "chat")
+
+
+async def test_the_log_tells_what_cannot_run_and_what_does(store: PolicyStore, bus: Bus) -> None:
+    """Whoever reads it need not ask which one answers meanwhile."""
+    await store.put(text(), "key")
+    await store.put(text("newer", "large"), "key")
+    await store.activate("acme", "chat", "support", 1, "key")
+    await store.activate("acme", "chat", "newer", 1, "key")
+    await store.activate("globex", "chat", "newer", 1, "key")
+    with capture_logs() as logs:
+        started = await opened(bus, frozenset({"fast"}))
+        async with started.watching():
+            pass
+    told = [(log["key"], log["policy"], log["reason"], log["running"]) for log in logs if log["log_level"] == "error"]
+    assert told == [
+        ("acme.chat", "newer", "POLICY_INVALID", "support version 1"),
+        ("globex.chat", "newer", "POLICY_INVALID", "what applies without this assignment"),
+    ]

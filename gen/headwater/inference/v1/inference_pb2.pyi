@@ -319,10 +319,14 @@ class Answer(_message.Message):
     policy: _builtins.str
     """The policy that led the cascade, as name@version."""
     downgraded: _builtins.bool
-    """True when a budget had no room for a stage that would have been asked."""
+    """True when a budget, a rate limit or max_cost_usd had no room for a stage
+    that would have been asked.
+    """
     target_quality_met: _builtins.bool
     """Whether the policy reaches the quality that the caller asked for, as far
-    as its calibration tells; true when none was asked for.
+    as its calibration tells, and went as calibrated: a gate accepted the
+    answer, and no stage was left out for want of room. True when none was
+    asked for.
     """
     @_builtins.property
     def citations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Citation]:
@@ -561,7 +565,10 @@ class Limits(_message.Message):
     target_quality: _builtins.float
     """The quality wanted, relative to the policy's last stage, which is 1."""
     max_cost_usd: _builtins.str
-    """The most that the request may cost in US dollars, as a decimal number."""
+    """The most that the request may cost in US dollars, as a decimal number.
+    What search costs counts; it is known after it, so a limit below that
+    ends the request before any model is asked.
+    """
     max_stage: _builtins.str
     """The last stage that may be asked."""
     @_builtins.property

@@ -113,7 +113,7 @@ class PolicyAssignment(_message.Message):
     """Changes with every activation; an ActivatePolicyRequest may ask for it."""
     @_builtins.property
     def activations(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyActivation]:
-        """Newest first, at most 50; the first is active. Those who may not know who did it see the first alone."""
+        """Newest first, at most 50; the first is the assigned one. Those who may not know who did it see the first alone."""
 
     def __init__(
         self,
@@ -383,23 +383,33 @@ class GetActivePolicyResponse(_message.Message):
 
     VERSION_FIELD_NUMBER: _builtins.int
     ASSIGNMENT_FIELD_NUMBER: _builtins.int
+    FALLBACK_REASON_FIELD_NUMBER: _builtins.int
+    FALLBACK_DETAIL_FIELD_NUMBER: _builtins.int
+    fallback_reason: _builtins.str
+    """Why that process cannot run the assigned version, so that another one runs in its place, as a reason code; empty
+    when it runs the assigned one.
+    """
+    fallback_detail: _builtins.str
+    """The same as a sentence; empty for those who may not know who activated it."""
     @_builtins.property
     def version(self) -> Global___PolicyVersion:
-        """The version, with its text."""
+        """The version that runs in the process that was asked, with its text."""
 
     @_builtins.property
     def assignment(self) -> Global___PolicyAssignment:
-        """What made it apply; unset for the built-in policy where nothing is assigned."""
+        """What is assigned; unset for the built-in policy where nothing is."""
 
     def __init__(
         self,
         *,
         version: Global___PolicyVersion | None = ...,
         assignment: Global___PolicyAssignment | None = ...,
+        fallback_reason: _builtins.str = ...,
+        fallback_detail: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "fallback_detail", b"fallback_detail", "fallback_reason", b"fallback_reason", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
