@@ -29,7 +29,7 @@ $(READY): requirements.lock pyproject.toml
 	touch $@
 
 demo: $(READY) ## two tenants' documents in, questions answered, costs in a table; DOCS=folder takes yours
-	$(BIN)/python -m examples.demo --docs $(DOCS)
+	$(BIN)/python -m examples.demo --docs "$(DOCS)"
 
 up: $(READY) ## run everything and print how to call it
 	$(BIN)/headwater run all

@@ -122,7 +122,7 @@ async def _running(settings: dict[str, str], log: Path) -> AsyncIterator[tuple[p
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")}
     with closing(log.open("ab")) as stderr:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "services.cli.main", "run", "inference"),
+            *(sys.executable, "-m", "services.cli.entry", "run", "inference"),
             env=inherited | settings,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=stderr,

@@ -175,7 +175,7 @@ async def running(data_dir: Path, settings: Mapping[str, str] | None = None) -> 
     started = monotonic()
     with log.open("ab") as stderr:
         process = subprocess.Popen(  # noqa: ASYNC220 - nothing else runs in this loop yet
-            (sys.executable, "-m", "services.cli.main", "run", "all"),
+            (sys.executable, "-m", "services.cli.entry", "run", "all"),
             env=_environment(data_dir, settings or {}),
             stdout=subprocess.DEVNULL,
             stderr=stderr,

@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).parent
-HEADWATER = (sys.executable, "-m", "services.cli.main")
+HEADWATER = (sys.executable, "-m", "services.cli.entry")
 START_LIMIT_S = 120
 TENANTS = ("acme", "globex")
 
@@ -70,7 +70,7 @@ def main() -> int:
     """Runs the demo; returns the exit code: 0 only if every step did what it should."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--docs", type=Path, default=HERE, help="a folder of your documents; by default our examples")
-    folder = parser.parse_args().docs
+    folder = parser.parse_args().docs.expanduser()
     if not folder.is_dir():
         parser.error(f"{folder} is not a folder")
     with tempfile.TemporaryDirectory(prefix="headwater-demo-") as scratch, Demo(Path(scratch)) as demo:

@@ -19,7 +19,7 @@ _MAX_SHOWN = 10
 _MAX_LISTED = 1000
 _COUNTS = (
     *("stored", "duplicates", "dead_lettered", "missing", "replayed", "redrivable", "redriven"),
-    "differing_hours",
+    *("differing_hours", "kept_hours", "forgotten_hours"),
 )
 
 
@@ -82,7 +82,8 @@ def _together(answers: Sequence[metering_pb2.AuditResponse]) -> metering_pb2.Aud
         rollup_usd=_sum(answer.rollup_usd for answer in answers),
         complete=all(answer.complete or not answer.finished for answer in answers)
         and answers[-1].finished
-        and not lost,
+        and not lost
+        and not any(answer.kept_hours for answer in answers),
         finished=answers[-1].finished,
         lost_before=answers[0].lost_before,
     )
@@ -110,6 +111,8 @@ def _show(result: metering_pb2.AuditResponse, *, dry_run: bool) -> None:
         out.print(Text(f"Not complete: earlier audits found {result.lost_before:,} lost.", style="red"))
     elif result.second_charges:
         out.print(Text("Not complete: events are charged twice, as they were told with different times.", style="red"))
+    elif result.kept_hours:
+        out.print(Text("Not complete: calls of closed or vanished months are gone; their sums stay.", style="red"))
     elif dry_run and (_not_stored(result) or result.differing_hours) and not result.lost:
         out.print(Text("Not complete. Without --dry-run an audit stores what is missing.", style="red"))
     elif result.late:
@@ -134,6 +137,8 @@ def _table(result: metering_pb2.AuditResponse, *, dry_run: bool) -> Table:
     charges = _some([f"{one.event_id} ({_some([*map(str, one.sequences)])})" for one in result.second_charges])
     truth, rollup = aligned([result.truth_usd, result.rollup_usd])
     sums = f"truth ${truth}, sums ${rollup}"
+    kept = "headwater.audit_findings has their months" if result.kept_hours else ""
+    forgotten = "their calls are gone and may be: not compared" if result.forgotten_hours else ""
     for what, count, remark, style in (
         ("stored", result.stored, "", ""),
         ("told again", result.duplicates, _noted("one of them counts", _ranges(result.duplicated)), ""),
@@ -145,6 +150,8 @@ def _table(result: metering_pb2.AuditResponse, *, dry_run: bool) -> Table:
         ("charged twice", len(result.second_charges), charges, "red"),
         ("waiting", result.waiting, "too long" if result.late else "on their way", "red" if result.late else ""),
         ("hours that differ", result.differing_hours, sums, "red"),
+        ("hours kept", result.kept_hours, kept, "red"),
+        ("hours forgotten", result.forgotten_hours, forgotten, ""),
     ):
         listing.add_row(what, Text(f"{count:,}", style=style if count else ""), remark)
     return listing

@@ -186,14 +186,10 @@ def _ended(code: Exit, message: str) -> int:
 
 
 def run() -> None:
-    """The entry point."""
+    """Runs the command that was typed, and ends the process with its code."""
     code = main(sys.argv[1:])
     if is_abandoned():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    run()

@@ -67,7 +67,7 @@ async def running(settings: Settings, roles: frozenset[Role], only: Half | None)
         Rejected: the settings do not fit the roles.
         Busy: something that is needed is away, in use or taken.
     """
-    check_roles(settings, roles)
+    check_roles(settings, roles, only)
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     async with AsyncExitStack() as stack:
         bus = await _open_bus(settings, stack)
@@ -88,12 +88,14 @@ async def running(settings: Settings, roles: frozenset[Role], only: Half | None)
         log.info("stopping")
 
 
-def check_roles(settings: Settings, roles: frozenset[Role]) -> None:
-    """Checks that what `roles` share is reachable for all of them.
+def check_roles(settings: Settings, roles: frozenset[Role], only: Half | None = None) -> None:
+    """Checks that `roles` have something to do, and that what they share is reachable for all of them.
 
     Raises:
-        Rejected: an embedded part would have to be in two processes at once.
+        Rejected: only workers are to run and there are none, or an embedded part would have to be in two processes.
     """
+    if only is Half.WORKER and roles.isdisjoint({Role.INGEST, Role.METERING}):
+        raise Rejected("NO_WORKER", "only ingest and metering have a worker: run them, or leave out --only")
     if settings.bus.url is None and roles != ALL_ROLES:
         raise Rejected(
             "BUS_NOT_SHARED", "roles in several processes share a NATS server: set HEADWATER_BUS__URL, or run all"

@@ -13,7 +13,7 @@ from services.cli.process import ALL_ROLES, Half, Role, check_roles, running
 from services.cli.rendering import plain, print_json, stdout, table
 from services.cli.settings import Settings, flattened, load_settings
 from services.cli.welcome import welcome
-from services.contracts.failures import Busy
+from services.contracts.failures import Rejected
 from services.contracts.streams import BUCKETS, STREAMS
 from services.runtime.bus import apply_streams, connected
 from services.runtime.process import cancel_on_signals
@@ -123,7 +123,7 @@ async def _run(settings: Settings, roles: frozenset[Role], only: Half | None, *,
 
 async def _apply(settings: Settings) -> None:
     if settings.bus.url is None:
-        raise Busy("BUS_URL_MISSING", "set HEADWATER_BUS__URL: the embedded server gets its streams from `run all`")
+        raise Rejected("BUS_URL_MISSING", "set HEADWATER_BUS__URL: the embedded server gets its streams from `run all`")
     async with connected(settings.bus.url, settings.bus, "headwater-streams") as bus:
         await apply_streams(bus, STREAMS, BUCKETS)
 

@@ -79,7 +79,7 @@ class Cluster:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")}
         with closing(log.open("ab")) as stderr:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "services.cli.main", "run", "inference"),
+                *(sys.executable, "-m", "services.cli.entry", "run", "inference"),
                 env=inherited | _settings(self.folder / name, self.url, model) | dict(settings or {}),
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=stderr,

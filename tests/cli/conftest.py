@@ -70,7 +70,7 @@ def start(environment: dict[str, str]) -> Callable[..., Awaitable[asyncio.subpro
 
     async def start(*arguments: str, stdout: int = asyncio.subprocess.PIPE, **more: str) -> asyncio.subprocess.Process:
         # Whoever runs the tests in the background has SIGINT ignored, and children would inherit that.
-        command = ("env", "--default-signal=INT", sys.executable, "-m", "services.cli.main", *arguments)
+        command = ("env", "--default-signal=INT", sys.executable, "-m", "services.cli.entry", *arguments)
         pipe = asyncio.subprocess.PIPE
         return await asyncio.create_subprocess_exec(
             *command, stdin=pipe, stdout=stdout, stderr=pipe, env={**environment, **more}

@@ -122,6 +122,21 @@ async def test_what_was_lost_before_is_said_at_the_end(headwater: Headwater, scr
     assert ended.out.splitlines()[-1] == "Not complete: earlier audits found 2 lost."
 
 
+async def test_sums_that_were_kept_are_a_failure(headwater: Headwater, script: Script) -> None:
+    """Also when only the first of several calls came across them; what may be forgotten is none."""
+    answers = [
+        Answer(first_sequence=1, last_sequence=9, differing_hours=3, kept_hours=2, forgotten_hours=700),
+        Answer(first_sequence=10, last_sequence=9, forgotten_hours=44, complete=True, finished=True),
+    ]
+    script.answers["Audit"] = lambda request: answers.pop(0)
+    ended = await headwater("audit", "--full")
+    assert ended.code == Exit.FAILED
+    lines = [" ".join(line.split()) for line in ended.out.splitlines()]
+    assert "hours kept 2 headwater.audit_findings has their months" in lines
+    assert "hours forgotten 744 their calls are gone and may be: not compared" in lines
+    assert lines[-1].startswith("Not complete: calls of closed or vanished months are gone")
+
+
 async def test_what_cannot_be_stored_is_not_tried_for_ever(headwater: Headwater, script: Script) -> None:
     """One call, and the answer is no."""
     script.answers["Audit"] = lambda request: Answer(first_sequence=1, last_sequence=9, missing=1, gaps=[gap(2, 2)])

@@ -7,13 +7,16 @@ import sys
 
 import pytest
 
+from services.cli.errors import Exit
+from tests.cli.conftest import Headwater
+
 SECRET = "hunter2hunter2"
 
 
 def check(environment: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Runs `headwater check` with these settings and no others."""
     return subprocess.run(
-        (sys.executable, "-m", "services.cli.main", "check", *arguments),
+        (sys.executable, "-m", "services.cli.entry", "check", *arguments),
         env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"} | environment,
         capture_output=True,
         text=True,
@@ -54,7 +57,7 @@ def test_a_wrong_setting_is_named_in_one_line(variable: str, value: str) -> None
 
 def test_variables_of_commands_are_no_settings_and_no_mistakes() -> None:
     """What the help of a command advertises may stay in the environment of a server."""
-    command = (sys.executable, "-m", "services.cli.main", "put", "--help")
+    command = (sys.executable, "-m", "services.cli.entry", "put", "--help")
     helped = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     advertised = set(re.findall(r"HEADWATER_\w+", helped.stdout))
     assert {"HEADWATER_CONCURRENCY", "HEADWATER_TIMEOUT", "HEADWATER_KEY"} <= advertised
@@ -121,3 +124,19 @@ def test_one_stage_of_the_cascade_can_be_changed_alone() -> None:
     done = check({"HEADWATER_INFERENCE__EXTRACT_1__THRESHOLD": "0.9"}, "--json")
     assert '"HEADWATER_INFERENCE__EXTRACT_1__THRESHOLD": "0.9"' in done.stdout
     assert '"HEADWATER_INFERENCE__EXTRACT_1__PASSAGES": "5"' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "inference", "retrieval", "--only", "worker"), "only ingest and metering have a worker"),
+        (("streams", "apply"), "set HEADWATER_BUS__URL"),
+    ],
+)
+async def test_a_command_that_its_settings_leave_nothing_to_do_is_refused(
+    headwater: Headwater, arguments: tuple[str, ...], words: str
+) -> None:
+    """It is no server that is away: one line says what to set."""
+    ended = await headwater(*arguments)
+    assert (ended.code, ended.err.count("\n")) == (Exit.REJECTED, 1)
+    assert words in ended.err

@@ -105,6 +105,17 @@ async def test_what_is_told_can_be_asked(metering: Metering, bus: Bus, settled: 
     assert (await spent(acme), await spent(globex)) == ("0.250000000001", "8")
 
 
+async def test_a_row_has_one_period(metering: Metering) -> None:
+    """Weeks that lie in two months would be two rows of one name."""
+    request = metering_pb2.QueryCostsRequest(
+        group_by=[metering_pb2.COST_DIMENSION_WEEK, metering_pb2.COST_DIMENSION_MONTH]
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await metering.costs.QueryCosts(request, metadata=await metering.key(None, "SCOPE_ADMIN"), timeout=10)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "a row has one period" in (refused.value.details() or "")
+
+
 async def test_bad_usage_is_dead_lettered_with_its_reason(metering: Metering, bus: Bus, settled: Settled) -> None:
     """An event told under another service's name is kept aside, not counted."""
     await bus.publish("ingest", settled(service="inference"))

@@ -24,7 +24,7 @@ from headwater.metering.v1.tenants_pb2_grpc import TenantServiceStub
 from nats.aio.client import Client
 
 START_LIMIT_S = 90
-COMMAND = (sys.executable, "-m", "services.cli.main")
+COMMAND = (sys.executable, "-m", "services.cli.entry")
 Metadata = tuple[tuple[str, str], ...]
 
 

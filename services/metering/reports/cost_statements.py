@@ -5,7 +5,7 @@ The SQL is made of our own words only; whatever a caller says is a parameter tha
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import Enum
 from typing import Any, Final
 
@@ -59,6 +59,38 @@ class Statement:
     sql: str
     parameters: dict[str, Any]
     reads_truth: bool
+    group_by: Sequence[Dimension] = ()
+
+    def page(self, after: Sequence[str | int], limit: int) -> "Statement":
+        """At most `limit` of its rows, in the order of their groups, which follow the group with the keys `after`.
+
+        Keys are written as by `key_of`; none: from the first.
+        """
+        keys = _keys(self.group_by)
+        sql, parameters = f"SELECT * FROM ({self.sql})", {**self.parameters, "limit": limit}  # noqa: S608 - our own words
+        if after:
+            bounds = [_bound(dimension, number) for number, dimension in enumerate(self.group_by)]
+            sql += f" WHERE tuple({', '.join(keys)}) > tuple({', '.join(bounds)})"
+            parameters |= {f"after{number}": key for number, key in enumerate(after)}
+        if keys:
+            sql += f" ORDER BY {', '.join(keys)}"
+        return Statement(f"{sql} LIMIT {{limit:UInt32}}", parameters, self.reads_truth, self.group_by)
+
+
+def key_of(value: str | date) -> str | int:
+    """A group's key as text, or an hour's as seconds since 1970."""
+    if isinstance(value, datetime):
+        return int(value.replace(tzinfo=UTC).timestamp())
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def check_keys(group_by: Sequence[Dimension], keys: Sequence[str | int]) -> None:
+    """Raises ValueError when `key_of` would not write `keys` for a group by these dimensions."""
+    for dimension, key in zip(group_by, keys, strict=True):
+        if isinstance(key, int) != (dimension is Dimension.HOUR) or (isinstance(key, int) and not 0 <= key < 1 << 32):
+            raise ValueError("a key is not of its dimension's type")
+        if dimension in PERIODS and isinstance(key, str):
+            date.fromisoformat(key)
 
 
 def cost_statement(
@@ -96,7 +128,13 @@ def cost_statement(
     for number, (table, start, end) in enumerate(_ranges(hours, reads_truth, by_hour=Dimension.HOUR in group_by)):
         parameters |= {f"from{number}": int(start.timestamp()), f"to{number}": int(end.timestamp())}
         parts.append(_part(table, number, _columns(table, group_by), conditions))
-    return Statement(_sum_of(parts, group_by), parameters, reads_truth)
+    return Statement(_sum_of(parts, group_by), parameters, reads_truth, group_by)
+
+
+def _bound(dimension: Dimension, number: int) -> str:
+    if dimension is Dimension.HOUR:
+        return f"toDateTime({{after{number}:UInt32}}, 'UTC')"
+    return f"toDate({{after{number}:String}})" if dimension in PERIODS else f"{{after{number}:String}}"
 
 
 def _check_labels(group_by: Sequence[Dimension], label: str, filters: Sequence[CostFilter]) -> None:
@@ -173,10 +211,14 @@ def _part(table: _Table, number: int, columns: Sequence[str], conditions: Sequen
     )
 
 
+def _keys(group_by: Sequence[Dimension]) -> list[str]:
+    return [f"g{number}" for number in range(len(group_by))]
+
+
 def _sum_of(parts: Sequence[str], group_by: Sequence[Dimension]) -> str:
-    keys = [f"g{number}" for number in range(len(group_by))]
+    keys = _keys(group_by)
     columns = "".join(f", {dimension.value} AS {key}" for dimension, key in zip(group_by, keys, strict=True))
-    grouping = f" GROUP BY {', '.join(keys)} ORDER BY {', '.join(keys)}" if keys else ""
+    grouping = f" GROUP BY {', '.join(keys)}" if keys else ""
     return (
         "SELECT sum(n), sum(tokens_in), sum(tokens_out), sum(cost), sumIf(cost, estimated), sum(charge), "  # noqa: S608
         f"sum(sum(cost)) OVER (){columns} FROM ({' UNION ALL '.join(parts)}){grouping}"

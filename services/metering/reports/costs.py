@@ -6,21 +6,35 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Final
+from typing import Final
+
+import msgspec
 
 from services.contracts.failures import Busy, Denied, Rejected
 from services.contracts.tenants import TenantId
 from services.metering.clickhouse import ClickHouse, Row
-from services.metering.reports.cost_statements import CostFilter, Dimension, Statement, cost_statement
+from services.metering.reports.cost_statements import (
+    CostFilter,
+    Dimension,
+    Statement,
+    check_keys,
+    cost_statement,
+    key_of,
+)
 from services.metering.settings import MeteringSettings
+from services.runtime.page_tokens import last_key, page_token_after
 
 DEFAULT_PAGE_SIZE = 1000
 DEFAULT_RANGE = timedelta(days=30)
-MAX_OFFSET = 10_000_000
-
+_LISTING: Final = "costs"
 _EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 _LATEST = datetime(2100, 1, 1, tzinfo=UTC)
 _HOUR = timedelta(hours=1)
+_FIRST_KEY: Final = 7
+"""The column of a statement's rows that its groups begin with."""
+_PAGE_BYTES: Final = 2_000_000
+_BYTES_A_SUM: Final = 200
+"""Of its numbers and the fields' tags."""
 _TOO_MUCH: Final = ("MEMORY_LIMIT_EXCEEDED", "TIMEOUT_EXCEEDED", "memory limit exceeded", "Timeout exceeded")
 """How ClickHouse says that a statement passed its bounds."""
 
@@ -93,6 +107,15 @@ def visible_to(tenant: TenantId | None, *, admin: bool) -> TenantId | Everyone:
     return EVERYONE
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a page begins: the hours that the first page took in, and the keys of the last group that was told."""
+
+    start: datetime
+    end: datetime
+    after: tuple[str | int, ...]
+
+
 class Costs:
     """Answers what was spent."""
 
@@ -110,27 +133,26 @@ class Costs:
                 token was not made here.
             Busy: ClickHouse is away, or other reports read the truth.
         """
-        hours, offset = _hours(query, now), _offset(query.page_token)
+        place = _place(query.page_token, query.group_by) or _Place(*_hours(query, now), ())
         owner = None if tenant is EVERYONE else str(tenant)
+        statement = cost_statement(query.group_by, query.label, query.filters, (place.start, place.end), owner)
         size = query.page_size or DEFAULT_PAGE_SIZE
-        statement = cost_statement(query.group_by, query.label, query.filters, hours, owner)
-        rows = await self._rows(statement, size + 1, offset)
+        rows = await self._rows(statement.page(place.after, size + 1))
         # A page past the last has no row that could tell the total.
-        first = rows or (await self._rows(statement, 1, 0) if offset else [])
+        first = rows or (await self._rows(statement.page((), 1)) if place.after else [])
+        sums, more = _within_a_page(query.group_by, rows, size)
         return CostPage(
-            sums=[_sum(query.group_by, row) for row in rows[:size]],
-            next_page_token=str(offset + size) if len(rows) > size else "",
+            sums=sums,
+            next_page_token=_token(place, rows[len(sums) - 1][_FIRST_KEY:]) if more else "",
             total_cost_usd=first[0][6] if first else Decimal(0),
         )
 
-    async def _rows(self, statement: Statement, limit: int, offset: int) -> list[Row]:
-        sql = f"{statement.sql} LIMIT {{limit:UInt32}} OFFSET {{offset:UInt32}}"
-        parameters = {**statement.parameters, "limit": limit, "offset": offset}
+    async def _rows(self, statement: Statement) -> list[Row]:
         if not statement.reads_truth:
-            return await self._clickhouse.reader.rows(sql, parameters)
-        return await self._bounded(sql, parameters)
+            return await self._clickhouse.reader.rows(statement.sql, statement.parameters)
+        return await self._bounded(statement)
 
-    async def _bounded(self, sql: str, parameters: dict[str, Any]) -> list[Row]:
+    async def _bounded(self, statement: Statement) -> list[Row]:
         try:
             async with asyncio.timeout(self._truth_timeout.total_seconds()):
                 await self._slots.acquire()
@@ -138,7 +160,7 @@ class Costs:
             raise Busy("COSTS_BUSY", "other reports read the calls one by one; try again") from None
         try:
             async with self._clickhouse.read_only(self._truth_timeout, self._truth_bounds) as connection:
-                return await connection.rows(sql, parameters)
+                return await connection.rows(statement.sql, statement.parameters)
         except Busy as failure:
             if any(words in failure.message for words in _TOO_MUCH):
                 raise Rejected(
@@ -165,15 +187,40 @@ def _spelled(dimension: Dimension, key: str | date) -> str:
 
 def _hours(query: CostQuery, now: datetime) -> tuple[datetime, datetime]:
     end = query.end or now
-    start = query.start or end - DEFAULT_RANGE
+    return _whole_hours(query.start or end - DEFAULT_RANGE, end)
+
+
+def _whole_hours(start: datetime, end: datetime) -> tuple[datetime, datetime]:
     if not _EARLIEST <= start < end <= _LATEST:
         raise Rejected("TIME_RANGE_INVALID", "start_time must lie before end_time, both between 2000 and 2100")
     whole_end = end.replace(minute=0, second=0, microsecond=0)
     return start.replace(minute=0, second=0, microsecond=0), whole_end if whole_end == end else whole_end + _HOUR
 
 
-def _offset(page_token: str) -> int:
-    offset = int(page_token) if page_token.isascii() and page_token.isdecimal() else 0
-    if offset > MAX_OFFSET or (page_token and not (page_token.isascii() and page_token.isdecimal())):
-        raise Rejected("PAGE_TOKEN_INVALID", "send the next_page_token of the previous page")
-    return offset
+def _within_a_page(group_by: Sequence[Dimension], rows: Sequence[Row], size: int) -> tuple[list[CostSum], bool]:
+    """As many sums as a message holds, one at least, and whether there are more."""
+    sums: list[CostSum] = []
+    filled = 0
+    for row in rows[:size]:
+        sums.append(_sum(group_by, row))
+        filled += _BYTES_A_SUM + sum(len(key.encode()) for key in sums[-1].group.values())
+        if filled > _PAGE_BYTES:
+            break
+    return sums, len(sums) < len(rows)
+
+
+def _token(place: _Place, keys: Sequence[str | date]) -> str:
+    hours = [int(time.timestamp()) for time in (place.start, place.end)]
+    return page_token_after(_LISTING, msgspec.json.encode([*hours, *map(key_of, keys)]).decode())
+
+
+def _place(token: str, group_by: Sequence[Dimension]) -> _Place | None:
+    if not (last := last_key(_LISTING, token)):
+        return None
+    try:
+        start, end, *after = msgspec.json.decode(last, type=list[int | str])
+        hours = [datetime.fromtimestamp(float(seconds), UTC) for seconds in (start, end)]
+        check_keys(group_by, after)
+    except (msgspec.MsgspecError, ValueError, OverflowError, OSError) as error:
+        raise Rejected("PAGE_TOKEN_INVALID", "the token is another report's: send it with the same request") from error
+    return _Place(*_whole_hours(*hours), tuple(after))

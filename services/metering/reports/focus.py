@@ -80,7 +80,8 @@ class FocusExport:
         }
         sql = (
             f"SELECT * FROM headwater.focus_costs WHERE x_BookedDate >= toDate('{first}') "  # noqa: S608 - days
-            f"AND x_BookedDate < toDate('{end}') ORDER BY x_BookedDate, SubAccountId, SkuId, Tags, x_Estimated"
+            f"AND x_BookedDate < toDate('{end}') ORDER BY x_BookedDate, ChargePeriodStart, "
+            "SubAccountId, SkuId, Tags, x_Estimated, ChargeDescription"
         )
         async with self._clickhouse.read_only(time_limit, bounds) as connection:
             try:

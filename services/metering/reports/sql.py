@@ -83,7 +83,7 @@ def _read(text: bytes, max_rows: int, max_bytes: int) -> SqlResult:
     rows: list[list[str]] = []
     size = 0
     for line in lines[1:]:
-        row = ["NULL" if value == _NULL else value for value in json.loads(line)]
+        row = ["NULL" if value == _NULL else value for value in json.loads(line.decode(errors="replace"))]
         size += sum(len(value.encode()) + _BYTES_A_VALUE for value in row)
         if len(rows) == max_rows or size > max_bytes:
             return SqlResult(json.loads(lines[0]), rows, truncated=True)

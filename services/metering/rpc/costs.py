@@ -7,6 +7,7 @@ from headwater.metering.v1 import metering_pb2 as pb
 from headwater.metering.v1.metering_pb2_grpc import MeteringServiceServicer
 
 from services.contracts.amounts import plain
+from services.contracts.failures import Rejected
 from services.metering.reports.cost_statements import PERIODS, CostFilter, Dimension
 from services.metering.reports.costs import CostQuery, Costs, CostSum, visible_to
 from services.metering.reports.sql import SqlRunner
@@ -42,8 +43,11 @@ class CostRpc(MeteringServiceServicer):
     async def QueryCosts(self, request: pb.QueryCostsRequest, context: Context) -> pb.QueryCostsResponse:
         """Sums cost and usage."""
         who = caller()
+        group_by = [_DIMENSIONS[dimension] for dimension in request.group_by]
+        if len(set(PERIODS) & set(group_by)) > 1:
+            raise Rejected("PERIODS_MIXED", "a row has one period: group by the hour, the day, the week or the month")
         query = CostQuery(
-            group_by=[_DIMENSIONS[dimension] for dimension in request.group_by],
+            group_by=group_by,
             label=request.label,
             filters=[_filter(one) for one in request.filters],
             start=time_of(request.start_time) if request.HasField("start_time") else None,

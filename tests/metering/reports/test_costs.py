@@ -21,8 +21,10 @@ from services.metering.reports.costs import EVERYONE, CostPage, CostQuery, Costs
 from services.metering.rollup import Rollup
 from services.metering.settings import MeteringSettings
 from services.metering.usage_rows import UsageRow
+from services.runtime.page_tokens import page_token_after
 
 NOW = datetime.now(UTC).replace(minute=20, second=30, microsecond=0)
+HOUR = timedelta(hours=1)
 ACME, GLOBEX = TenantId("acme"), TenantId("globex")
 HOSTILE = (
     "x' OR '1'='1",
@@ -108,8 +110,48 @@ async def test_pages_join_up_without_overlap(costs: Costs) -> None:
             break
     assert len(seen) == len(set(seen)) == 4
     assert seen == sorted(seen)
-    beyond = await ask(costs, EVERYONE, group_by=group_by, page_token="100")
-    assert (beyond.sums, beyond.next_page_token, beyond.total_cost_usd) == ([], "", Decimal(15))
+
+
+async def test_what_is_stored_between_pages_moves_no_sum(
+    costs: Costs, clickhouse: ClickHouse, settled: Settled
+) -> None:
+    """A group that comes before the place is not told, and none of those after it twice; nor does the range move."""
+    group_by = [Dimension.FEATURE, Dimension.HOUR, Dimension.WEEK]
+    first = await ask(costs, ACME, group_by=group_by, page_size=1)
+    assert [one.group[Dimension.FEATURE] for one in first.sums] == [HOSTILE[1]]
+    hour = NOW.replace(minute=0, second=0)
+    await put(clickhouse, [settled(tenant=ACME, feature="!", event_time=hour - timedelta(hours=n)) for n in range(3)])
+    query = CostQuery(group_by=group_by, page_size=10, page_token=first.next_page_token)
+    rest = await costs.query(ACME, query, NOW + timedelta(days=29))
+    assert [one.group[Dimension.FEATURE] for one in rest.sums] == ["assist"]
+    assert rest.next_page_token == ""
+
+
+async def test_a_page_is_no_larger_than_a_message(costs: Costs, clickhouse: ClickHouse, settled: Settled) -> None:
+    """However long the names are: what is left is on the next page."""
+    words = [f"{number:05d}{'é' * 190}" for number in range(3000)]
+    await put(clickhouse, [settled(tenant=GLOBEX, user=word, outcome_id=word, feature=word) for word in words])
+    group_by = [Dimension.FEATURE, Dimension.USER, Dimension.OUTCOME]
+    seen: list[str] = []
+    token, pages = "", 0
+    while token or not pages:
+        page = await ask(costs, GLOBEX, group_by=group_by, page_size=10_000, page_token=token, end=NOW + HOUR)
+        assert sum(len(word.encode()) for one in page.sums for word in one.group.values()) < 2_100_000
+        seen += [one.group[Dimension.USER] for one in page.sums]
+        token, pages = page.next_page_token, pages + 1
+    assert pages > 1
+    assert [word for word in seen if word in set(words)] == words
+
+
+@pytest.mark.parametrize(
+    "last",
+    ["", "no JSON", "[]", "[1]", '[1, 2, "x"]', "[1e99, 2, 3]", '["x", "y", 3]', f"[0, {2**62}, 3]", "[0, 1, -3]"],
+)
+async def test_a_place_that_is_none_is_refused(costs: Costs, last: str) -> None:
+    """Also when its check is right."""
+    with pytest.raises(Rejected) as refused:
+        await ask(costs, ACME, group_by=[Dimension.HOUR], page_token=page_token_after("costs", last) + " " * (not last))
+    assert refused.value.reason in {"PAGE_TOKEN_INVALID", "TIME_RANGE_INVALID"}
 
 
 async def test_a_range_is_widened_to_whole_hours(costs: Costs) -> None:

@@ -69,6 +69,11 @@ async def test_rows_are_cut_at_the_limit(run_sql: SqlRunner) -> None:
     assert (len(whole.rows), whole.truncated) == (3, False)
 
 
+async def test_half_a_character_is_shown_as_such(run_sql: SqlRunner) -> None:
+    """The engine's strings are bytes."""
+    assert (await run_sql("SELECT substring('é', 1, 1), 'a'")).rows == [["\ufffd", "a"]]
+
+
 async def test_bytes_are_cut_at_the_limit(run_sql: SqlRunner) -> None:
     """A result too large for a message is cut and says so."""
     result = await run_sql("SELECT repeat('x', 10000) FROM numbers(10)")

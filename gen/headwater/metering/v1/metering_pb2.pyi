@@ -245,7 +245,9 @@ class QueryCostsRequest(_message.Message):
     """The label to group by, when the dimensions have one."""
     @_builtins.property
     def group_by(self) -> _containers.RepeatedScalarFieldContainer[Global___CostDimension.ValueType]:
-        """Group by these, in this order; empty gives one total."""
+        """Group by these, in this order; empty gives one total. At most one of them
+        is a unit of time.
+        """
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
@@ -1150,6 +1152,8 @@ class AuditResponse(_message.Message):
     REDRIVEN_FIELD_NUMBER: _builtins.int
     LATE_FIELD_NUMBER: _builtins.int
     SECOND_CHARGES_FIELD_NUMBER: _builtins.int
+    KEPT_HOURS_FIELD_NUMBER: _builtins.int
+    FORGOTTEN_HOURS_FIELD_NUMBER: _builtins.int
     first_sequence: _builtins.int
     """The first event looked at."""
     last_sequence: _builtins.int
@@ -1168,12 +1172,12 @@ class AuditResponse(_message.Message):
     """Events in the stream that the sink has not taken yet."""
     truth_usd: _builtins.str
     """The sum over the truth in US dollars, as a decimal number, of the hours compared: those that usage came for since the
-    last audit, or all. It equals rollup_usd but for usage on its way.
+    last audit, or all. It equals rollup_usd but for usage on its way and the hours in kept_hours.
     """
     rollup_usd: _builtins.str
     """The sum over the rollup in the same hours."""
     differing_hours: _builtins.int
-    """Hours of which the two differ although nothing is on its way; this audit recomputes them."""
+    """Hours of which the two differ although nothing is on its way; this audit recomputes them, but for those in kept_hours."""
     complete: _builtins.bool
     """True when all of it was looked at and nothing is missing, lost, charged twice or different, or was all mended, and
     nothing waits for too long. What waits is not in the tables yet: it is complete up to last_sequence. False also while
@@ -1193,6 +1197,14 @@ class AuditResponse(_message.Message):
     """How many of them were stored by this audit."""
     late: _builtins.bool
     """The oldest event that waits does so for longer than the server's settings allow."""
+    kept_hours: _builtins.int
+    """Of the hours that differ, those whose sums stay as they are: their calls are gone, and their month is closed or has lost
+    most of its calls. The audit is not complete.
+    """
+    forgotten_hours: _builtins.int
+    """Hours that were not compared and keep their sums: their calls are gone and may be, as they are more than 400 days old or
+    somebody noted in table audit_findings that it is explained.
+    """
     @_builtins.property
     def gaps(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceRange]:
         """Events that are in the stream and were not in the tables; the first 1000 ranges."""
@@ -1233,10 +1245,12 @@ class AuditResponse(_message.Message):
         redriven: _builtins.int = ...,
         late: _builtins.bool = ...,
         second_charges: _abc.Iterable[Global___SecondCharge] | None = ...,
+        kept_hours: _builtins.int = ...,
+        forgotten_hours: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "dead_lettered", b"dead_lettered", "differing_hours", b"differing_hours", "duplicated", b"duplicated", "duplicates", b"duplicates", "finished", b"finished", "first_sequence", b"first_sequence", "gaps", b"gaps", "last_sequence", b"last_sequence", "late", b"late", "lost", b"lost", "lost_before", b"lost_before", "missing", b"missing", "redrivable", b"redrivable", "redriven", b"redriven", "replayed", b"replayed", "rollup_usd", b"rollup_usd", "second_charges", b"second_charges", "stored", b"stored", "truth_usd", b"truth_usd", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "dead_lettered", b"dead_lettered", "differing_hours", b"differing_hours", "duplicated", b"duplicated", "duplicates", b"duplicates", "finished", b"finished", "first_sequence", b"first_sequence", "forgotten_hours", b"forgotten_hours", "gaps", b"gaps", "kept_hours", b"kept_hours", "last_sequence", b"last_sequence", "late", b"late", "lost", b"lost", "lost_before", b"lost_before", "missing", b"missing", "redrivable", b"redrivable", "redriven", b"redriven", "replayed", b"replayed", "rollup_usd", b"rollup_usd", "second_charges", b"second_charges", "stored", b"stored", "truth_usd", b"truth_usd", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
