@@ -12,7 +12,7 @@ from services.inference import prompt
 from services.inference.deployments.model import Model
 from services.inference.drafts import Draft, Meter, Task
 from services.inference.policies.schema import StagePolicy
-from services.inference.policies.verifier import MOST_OUTPUT_TOKENS, verification
+from services.inference.policies.verifier import VERDICT_TOKENS, verdict, verification
 from services.inference.providers.chat import ChatRequest, Completion, FinishReason
 from services.runtime.telemetry import log
 
@@ -105,9 +105,7 @@ class GenerativeStage:
         return _Asked(ChatRequest(prompt.messages(task.question, hits), limit, top_logprobs=top_logprobs), len(hits))
 
     async def _sample(self, asked: _Asked, meter: Meter, deadline: float) -> str:
-        request = replace(asked.request, top_logprobs=None)
-        if request.temperature is None:
-            request = replace(request, temperature=_SAMPLE_TEMPERATURE)
+        request = replace(asked.request, top_logprobs=None, own_temperature=_SAMPLE_TEMPERATURE)
         return (await self._model.completed(request, meter, deadline)).text
 
     async def _verified(self, task: Task, draft: Draft, meter: Meter, deadline: float) -> str | None:
@@ -116,8 +114,16 @@ class GenerativeStage:
         question = task.question if task.chat is None else task.chat.messages[-1].content
         passages = [hit.passage.chunk.embedded_text for hit in task.hits[: self._passages]]
         messages = verification(question, draft.text, passages)
-        request = ChatRequest(messages, MOST_OUTPUT_TOKENS, temperature=0.0)
-        return (await self._verifier.completed(request, meter, deadline)).text
+        limit = self._policy.verifier_max_output_tokens or VERDICT_TOKENS
+        request = ChatRequest(messages, limit, own_temperature=0.0)
+        reply = await self._verifier.completed(request, meter, deadline)
+        if reply.finish_reason is FinishReason.LENGTH and verdict(reply.text) is None:
+            log.warning(
+                "the verifier came to its limit before a verdict: raise verifier_max_output_tokens in the policy",
+                stage=self.name,
+                limit=limit,
+            )
+        return reply.text
 
 
 async def _if_any(evidence: Awaitable[str | None]) -> str | None:

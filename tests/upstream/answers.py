@@ -60,6 +60,10 @@ class Answer:
     thoughts: str = ""
     choices: int = 1
     include_usage: bool = True
+    early_usage: bool = False
+    """A stream tells it at its start, as it stands then, and not at its end."""
+    anonymous_calls: bool = False
+    """The tool is called twice, without identities."""
 
     @property
     def text(self) -> str:

@@ -55,7 +55,7 @@ def body_of(answer: Answer, usage: dict[str, Any] | None) -> dict[str, Any]:
 def events_of(answer: Answer, usage: dict[str, Any] | None) -> list[Event]:
     """A streamed message: start, the blocks, why it ended with the usage, stop."""
     start = {} if usage is None else {"usage": {**usage, "output_tokens": 1}}
-    end: dict[str, Any] = {} if usage is None else {"usage": usage}
+    end: dict[str, Any] = {} if usage is None else {"usage": {} if answer.early_usage else usage}
     events = [
         _event("message_start", message={**_message(answer), **start}),
         _event("ping"),

@@ -33,6 +33,9 @@ Fault = Literal[
     "negative_usage",
     "text_usage",
     "absurd_usage",
+    "early_usage",  # a stream tells what it has used before the first word, and never again
+    "early_usage_cut",  # and its connection is lost before the last event
+    "anonymous_calls",  # OpenAI: the tool is called twice, both calls without an identity and with index 0
     "wrong_content_type",
     "crlf_and_comments",
     "no_done",

@@ -36,7 +36,7 @@ def body_of(answer: Answer, usage: dict[str, Any] | None) -> dict[str, Any]:
     """A whole completion; `usage` None leaves it out."""
     message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
     if answer.tool is not None:
-        message |= {"content": None, "tool_calls": [_tool_call(answer.tool, answer.text)]}
+        message |= {"content": None, "tool_calls": _tool_calls(answer, answer.text)}
     choices = [
         {
             "index": index,
@@ -53,16 +53,14 @@ def body_of(answer: Answer, usage: dict[str, Any] | None) -> dict[str, Any]:
 def events_of(answer: Answer, usage: dict[str, Any] | None) -> list[Event]:
     """A streamed completion: the role, a chunk for each piece, why it ended, the usage if it is to be told, [DONE]."""
     opening: dict[str, Any] = {"role": "assistant", "content": "", "refusal": None}
-    if answer.tool is not None:
-        opening |= {"content": None, "tool_calls": [{"index": 0, **_tool_call(answer.tool, "")}]}
-    events = [_chunk(answer, opening, ())]
-    for written, piece in enumerate(answer.pieces, 1):
-        delta: dict[str, Any] = {"content": piece}
-        if answer.tool is not None:
-            delta = {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}
-        events.append(_chunk(answer, delta, (piece,), written=written))
+    early = usage if answer.early_usage else None
+    if answer.tool is None:
+        events = [_chunk(answer, opening, (), usage=early)]
+        events += [_chunk(answer, {"content": each}, (each,), written=n) for n, each in enumerate(answer.pieces, 1)]
+    else:
+        events = [_chunk(answer, {**opening, "content": None}, (), usage=early), *_called(answer)]
     events.append(_chunk(answer, {}, (), finish=_FINISH[answer.finish]))
-    if answer.include_usage and usage is not None:
+    if answer.include_usage and usage is not None and not answer.early_usage:
         events.append(Event(json.dumps({**_frame(answer, "chat.completion.chunk"), "choices": [], "usage": usage})))
     return [*events, Event("[DONE]", last=True)]
 
@@ -83,20 +81,37 @@ def _frame(answer: Answer, kind: str) -> dict[str, Any]:
     return {"id": answer.id, "object": kind, "created": answer.created, "model": answer.model}
 
 
+def _called(answer: Answer) -> list[Event]:
+    events = []
+    for again, call in enumerate(_tool_calls(answer, "")):
+        events.append(_chunk(answer, {"tool_calls": [{"index": 0, **call}]}, ()))
+        for written, piece in enumerate(answer.pieces, 1):
+            delta = {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}
+            events.append(_chunk(answer, delta, (piece,), written=0 if again else written))
+    return events
+
+
 def _chunk(
-    answer: Answer, delta: dict[str, Any], pieces: Sequence[str], finish: str | None = None, written: int = 0
+    answer: Answer,
+    delta: dict[str, Any],
+    pieces: Sequence[str],
+    finish: str | None = None,
+    written: int = 0,
+    usage: dict[str, Any] | None = None,
 ) -> Event:
     choices = [
         {"index": index, "delta": delta, "logprobs": _logprobs(answer, pieces), "finish_reason": finish}
         for index in range(answer.choices)
     ]
     # The API tells "usage": null in every chunk but the last where usage was asked for, and no such key otherwise.
-    told = {"usage": None} if answer.include_usage else {}
+    told = {"usage": usage} if answer.include_usage else {}
     return Event(json.dumps({**_frame(answer, "chat.completion.chunk"), "choices": choices, **told}), written=written)
 
 
-def _tool_call(name: str, arguments: str) -> dict[str, Any]:
-    return {"id": "call_1", "type": "function", "function": {"name": name, "arguments": arguments}}
+def _tool_calls(answer: Answer, arguments: str) -> list[dict[str, Any]]:
+    identities = ["", ""] if answer.anonymous_calls else ["call_1"]
+    function = {"name": answer.tool, "arguments": arguments}
+    return [{"id": identity, "type": "function", "function": function} for identity in identities]
 
 
 def _logprobs(answer: Answer, pieces: Sequence[str]) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from email.utils import format_datetime
 from typing import Any, Protocol
 
 from tests.upstream import anthropic_protocol, openai_protocol
-from tests.upstream.answers import Answer, Tokens, emptied
+from tests.upstream.answers import Answer, Tokens, billed, emptied
 from tests.upstream.asked import Asked
 from tests.upstream.events import Event
 from tests.upstream.misbehaviour import Conduct, Fault
@@ -96,9 +96,11 @@ DIALECTS: Mapping[str, Dialect] = {"openai": openai_protocol, "anthropic": anthr
 
 _BEFORE_HEADERS: Mapping[Fault, Act] = {"reset": Reset(), "close": Close(), "stall": Stall()}
 _HALF_WAY: Mapping[Fault, Act] = {"reset_half_way": Reset(), "close_half_way": Close(), "stall_half_way": Stall()}
+_EARLY_USAGE: frozenset[Fault] = frozenset({"early_usage", "early_usage_cut"})
 _BROKEN: frozenset[Fault] = frozenset(
-    {*_BEFORE_HEADERS, *_HALF_WAY, "stall_after_headers", "cut", "malformed", "error_in_stream", "html", "not_a_stream"}
+    {*_BEFORE_HEADERS, *_HALF_WAY, "stall_after_headers", "cut", "malformed", "error_in_stream", "html"}
 )
+_BROKEN_STREAMS: frozenset[Fault] = frozenset({"not_a_stream", "early_usage_cut"})
 _SPOILT: Mapping[Fault, Callable[[int], Any]] = {
     "negative_usage": lambda tokens: -tokens - 1,
     "text_usage": str,
@@ -109,9 +111,8 @@ _SPOILT: Mapping[Fault, Callable[[int], Any]] = {
 def perform(conduct: Conduct, asked: Asked, answer: Answer, latency_s: float, now: datetime) -> Performance:
     """What `conduct` makes of `answer`."""
     answer = _bent(answer, conduct.fault)
-    whole = conduct.status < 400 and (
-        conduct.fault not in _BROKEN or (conduct.fault == "not_a_stream" and not asked.stream)
-    )
+    broken = conduct.fault in _BROKEN or (asked.stream and conduct.fault in _BROKEN_STREAMS)
+    whole = conduct.status < 400 and not broken
     acts: Iterator[Act]
     if conduct.status >= 400:
         acts = _refusal(conduct, asked, answer.id, now)
@@ -130,6 +131,10 @@ def _bent(answer: Answer, fault: Fault) -> Answer:
         return emptied(answer)
     if fault == "content_filter":
         return replace(answer, finish="content_filter")
+    if fault in _EARLY_USAGE:
+        return replace(answer, early_usage=True)
+    if fault == "anonymous_calls":
+        return replace(answer, anonymous_calls=True)
     return answer
 
 
@@ -193,7 +198,11 @@ def _stream(conduct: Conduct, asked: Asked, answer: Answer) -> Iterator[Act]:
         return
     at_a_time = {"drip": 1, "crlf_and_comments": 3}.get(fault, 0)
     last_piece = len(answer.pieces) // 2 if _ends_half_way(fault) else len(answer.pieces)
-    for event in dialect.events_of(answer, _usage(dialect, answer.tokens, fault)):
+    told = billed(answer.tokens, 0, len(answer.pieces)) if answer.early_usage else answer.tokens
+    for event in dialect.events_of(answer, _usage(dialect, told, fault)):
+        if event.last and fault == "early_usage_cut":
+            yield Close()
+            return
         if _ends_half_way(fault) and (event.written > last_piece or event.last):
             break
         if event.last and fault == "no_done":

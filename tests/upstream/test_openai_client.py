@@ -240,7 +240,7 @@ async def test_an_error_in_a_stream_is_raised(server: Upstream, client: AsyncOpe
     assert (pieces, failure.value.code) == (["", "The", " answer", " is"], "told_to")
 
 
-@pytest.mark.parametrize("fault", ["crlf_and_comments", "no_done", "drip", "wrong_content_type"])
+@pytest.mark.parametrize("fault", ["crlf_and_comments", "no_done", "drip", "wrong_content_type", "early_usage"])
 async def test_an_odd_stream_is_read_in_full(server: Upstream, client: AsyncOpenAI, fault: Fault) -> None:
     """What the reference client accepts, ours has to."""
     server.script.usual = Conduct(fault=fault)

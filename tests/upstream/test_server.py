@@ -125,6 +125,26 @@ async def test_missing_usage_is_not_told(server: Upstream) -> None:
     assert all(call.answered for call in server.ledger.calls)
 
 
+async def test_early_usage_is_told_once(server: Upstream) -> None:
+    """Before the first word, as it stands then; the ledger keeps what is true."""
+    server.script.usual = Conduct(fault="early_usage")
+    _, _, text = await _post(server, STREAM)
+    first, *others = text.split("\n\n")
+    assert json.loads(first.removeprefix("data: "))["usage"]["completion_tokens"] == 0
+    assert "prompt_tokens" not in "".join(others)
+    (call,) = server.ledger.calls
+    assert (call.answered, call.billed) == (True, WHOLE)
+
+
+async def test_early_usage_can_lose_its_end(server: Upstream) -> None:
+    """Everything is written but [DONE]; a body has no such end to lose."""
+    server.script.usual = Conduct(fault="early_usage_cut")
+    with pytest.raises(aiohttp.ClientError):
+        await _post(server, STREAM)
+    await _post(server, ASK)
+    assert [(call.answered, call.billed) for call in server.ledger.calls] == [(False, WHOLE), (True, WHOLE)]
+
+
 @pytest.mark.parametrize("body", [ASK, STREAM])
 async def test_an_empty_answer_has_no_words(server: Upstream, body: dict[str, Any]) -> None:
     """Its input is billed."""

@@ -115,7 +115,15 @@ class StagePolicy(_Part):
     """Answers drawn to see whether they agree; all are paid for."""
     verifier: Name | None = None
     """A model alias that is asked whether the draft answers the question."""
+    verifier_max_output_tokens: int | None = Field(default=None, ge=1, le=131072)
+    """Of its reply, thoughts included; None: room for a verdict and no thoughts."""
     passages: int | None = Field(default=None, ge=0, le=100)
+
+    @model_validator(mode="after")
+    def _limits_a_verifier(self) -> "StagePolicy":
+        if self.verifier is None and self.verifier_max_output_tokens is not None:
+            raise misfit("there is no verifier to limit: give one, or leave this out", "verifier_max_output_tokens")
+        return self
 
 
 class RouterModel(_Part):

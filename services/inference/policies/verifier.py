@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from services.inference.providers.chat import Message
 from services.inference.quoting import as_data
 
-MOST_OUTPUT_TOKENS = 16
-"""A verdict needs no more."""
+VERDICT_TOKENS = 16
+"""A verdict needs no more; a model that reasons first does, for its thoughts count too."""
 
 _INSTRUCTIONS = """\
 You check whether a proposed answer to a question is right.

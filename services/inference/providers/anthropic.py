@@ -69,6 +69,7 @@ class AnthropicDialect:
     def __init__(self, settings: EndpointSettings) -> None:
         self._settings = settings
         self._fixed: dict[str, Any] = {**settings.body, "model": settings.model}
+        self._fixed.pop("temperature", None)
         if settings.stream:
             self._fixed["stream"] = True
         self._forces_tool = settings.structured_output == "tool"
@@ -95,7 +96,12 @@ class AnthropicDialect:
         """
         if request.top_logprobs is not None:
             raise Rejected("LOGPROBS_UNSUPPORTED", "Anthropic tells no log-probabilities: choose signals without them")
-        body = {**self._fixed, "max_tokens": request.max_output_tokens, "messages": _turns(request.messages)}
+        body = {
+            **self._fixed,
+            **request.temperature_beside(self._settings.body),
+            "max_tokens": request.max_output_tokens,
+            "messages": _turns(request.messages),
+        }
         if system := "\n\n".join(message.content for message in request.messages if message.role == "system"):
             body["system"] = system
         if request.tools:
@@ -107,8 +113,6 @@ class AnthropicDialect:
             body["tool_choice"] = _CHOICES.get(choice) or {"type": "tool", "name": choice}
         if request.response_schema is not None:
             self._hold_to_schema(body, request)
-        if request.temperature is not None:
-            body["temperature"] = request.temperature
         return body
 
     def reply(self, request: ChatRequest) -> "AnthropicReply":
@@ -165,7 +169,7 @@ class AnthropicReply:
                 self._told(event.message.usage)
             case "message_delta":
                 self._stop = (event.delta.stop_reason if event.delta is not None else None) or self._stop
-                self.usage_final = self._told(event.usage)
+                self._told(event.usage)
             case "message_stop":
                 self.done = True
             case "error":
@@ -184,8 +188,8 @@ class AnthropicReply:
             raise broken_off(message.error)
         if message.type != "message" or message.content is None:
             raise Busy("PROVIDER_PROTOCOL", "the provider sent something that is not a message")
-        self.usage_final = self._told(message.usage)
         self._stop, self.done = message.stop_reason, True
+        self._told(message.usage)
         text = ""
         for index, block in enumerate(message.content):
             text += self._begun(index, block)
@@ -239,14 +243,17 @@ class AnthropicReply:
                 return delta.partial_json
         return ""
 
-    def _told(self, usage: object) -> bool:
-        """Takes a usage block, whose counts are running totals; whether it was believed."""
+    def _told(self, usage: object) -> None:
+        """Takes a usage block, whose counts are running totals; what it leaves out is as it was told before.
+
+        Output that was told before the message stopped is not all of it.
+        """
         if not isinstance(usage, dict):
-            return False
+            return
         self._usage |= {name: count for name, count in usage.items() if count is not None}
         reading = read_usage(self._usage, "messages")
-        self.usage = reading or self.usage
-        return reading is not None
+        if reading is not None:
+            self.usage, self.usage_final = reading, self._stop is not None and usage.get("output_tokens") is not None
 
 
 class _OpenCall:

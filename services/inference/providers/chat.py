@@ -52,8 +52,21 @@ class ChatRequest:
     response_schema: Mapping[str, Any] | None = None
     """A JSON schema that the answer must match."""
     temperature: float | None = None
+    """The caller's."""
+    own_temperature: float | None = None
+    """Ours, where neither the caller nor the endpoint says one."""
     top_logprobs: int | None = None
     """How many alternatives to tell with each token's log-probability; None asks for no log-probabilities."""
+
+    def temperature_beside(self, fixed: Mapping[str, Any]) -> dict[str, Any]:
+        """What to say of the temperature, as fields of the body.
+
+        The caller's goes before `fixed`, what the endpoint says with every request; that goes before our own. None in
+        it asks for none, as some models refuse any.
+        """
+        own = fixed.get("temperature", self.own_temperature)
+        temperature = own if self.temperature is None else self.temperature
+        return {} if temperature is None else {"temperature": temperature}
 
 
 class FinishReason(Enum):

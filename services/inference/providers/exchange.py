@@ -18,7 +18,7 @@ from services.inference.providers.http import HttpClient, Response, Unreachable
 from services.inference.providers.refusals import may_be_charged, refusal
 from services.inference.providers.settings import EndpointSettings
 from services.inference.providers.sse import EventReader
-from services.inference.providers.usage import Reading, estimated_usage, prompt_bytes
+from services.inference.providers.usage import Reading, at_least, estimated_usage, prompt_bytes
 
 _MAX_BODY_BYTES = 16 * 1024 * 1024
 """Of an answer, streamed or not: more than any model writes, log-probabilities included."""
@@ -237,7 +237,7 @@ class _Account:
     def write(self) -> None:
         """What the provider told; where that is not all, an estimate."""
         reply, reading = self._reply, self._reply.usage
-        if reading is not None and reply.usage_final:
+        if reading is not None and reply.usage_final and _tells_output(reading.tokens, reply):
             self._tab.put(reading.tokens, estimated=bool(reading.priced_apart))
             return
         tokens = estimated_usage(
@@ -246,16 +246,13 @@ class _Account:
             reply.reasoning_bytes,
             max_output_tokens=self._max_output_tokens,
         )
-        if reading is not None:
-            told = reading.tokens
-            tokens = told.model_copy(
-                update={
-                    "output": max(told.output, tokens.output),
-                    "reasoning": max(told.reasoning, tokens.reasoning),
-                }
-            )
-        self._tab.put(tokens, estimated=True)
+        self._tab.put(tokens if reading is None else at_least(tokens, reading.tokens), estimated=True)
 
     def clear(self) -> None:
         """The provider did nothing."""
         self._tab.put(TokenUsage())
+
+
+def _tells_output(told: TokenUsage, reply: Reply) -> bool:
+    """Not where a provider tells 0 for what it did write."""
+    return bool(told.output or told.reasoning or not (reply.output_bytes or reply.reasoning_bytes))

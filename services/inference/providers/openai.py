@@ -6,14 +6,8 @@ from typing import Any
 import msgspec
 
 from services.contracts.failures import Busy
-from services.inference.providers.chat import (
-    ChatRequest,
-    Completion,
-    FinishReason,
-    Message,
-    TokenLogprob,
-    ToolCall,
-)
+from services.inference.providers.calls import CallPiece, CallsSoFar
+from services.inference.providers.chat import ChatRequest, Completion, FinishReason, Message, TokenLogprob
 from services.inference.providers.refusals import broken_off
 from services.inference.providers.settings import EndpointSettings
 from services.inference.providers.usage import REASONING_ON_TOP, Reading, read_usage
@@ -46,23 +40,12 @@ class _Logprobs(msgspec.Struct, gc=False):
     content: list[_Token] | None = None
 
 
-class _Function(msgspec.Struct, gc=False):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class _Call(msgspec.Struct, gc=False):
-    index: int | None = None
-    id: str | None = None
-    function: _Function | None = None
-
-
 class _Content(msgspec.Struct, gc=False):
     content: str | list[dict[str, Any]] | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: Any = None
-    tool_calls: list[_Call] | None = None
+    tool_calls: list[CallPiece] | None = None
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -90,6 +73,7 @@ class OpenAIDialect:
     def __init__(self, settings: EndpointSettings) -> None:
         self._settings = settings
         self._fixed: dict[str, Any] = {**settings.body, "model": settings.model}
+        self._fixed.pop("temperature", None)
         if settings.stream:
             self._fixed |= {"stream": True, "stream_options": {"include_usage": True}}
 
@@ -111,6 +95,7 @@ class OpenAIDialect:
         """The request's body."""
         body = {
             **self._fixed,
+            **request.temperature_beside(self._settings.body),
             "messages": [_message(message) for message in request.messages],
             self._settings.max_tokens_field: request.max_output_tokens,
         }
@@ -128,8 +113,6 @@ class OpenAIDialect:
         if (schema := request.response_schema) is not None:
             wanted = {"name": "answer", "schema": schema, "strict": _is_strict(schema)}
             body["response_format"] = {"type": "json_schema", "json_schema": wanted}
-        if request.temperature is not None:
-            body["temperature"] = request.temperature
         if request.top_logprobs is not None:
             body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
         return body
@@ -149,17 +132,14 @@ class OpenAIReply:
         self.output_bytes = 0
         self.reasoning_bytes = 0
         self.usage: Reading | None = None
+        self.usage_final = False
         self._reasoning_on_top = reasoning_on_top
         self._text: list[str] = []
-        self._calls: list[_PartialCall] = []
+        self._calls = CallsSoFar()
+        self._whole = False
         self._logprobs: list[TokenLogprob] = []
-        self._finish: str | None = None
+        self._finish = ""
         self._refused = False
-
-    @property
-    def usage_final(self) -> bool:
-        """Some servers tell a running count with every chunk; the last one counts."""
-        return self._finish is not None
 
     def event(self, data: bytes) -> str:
         """Reads a chunk; returns its text.
@@ -183,6 +163,7 @@ class OpenAIReply:
         chunk = _parsed(body)
         if not chunk.choices and not chunk.error:
             raise Busy("PROVIDER_PROTOCOL", "the provider sent something that is not a completion")
+        self._whole = True
         return self._take(chunk)
 
     def completion(self) -> Completion:
@@ -191,13 +172,13 @@ class OpenAIReply:
         Raises:
             Busy: it is cut off or empty.
         """
-        if self._finish is None and not self.done:
+        if not self._finish and not self._whole and not self.done:
             raise Busy("PROVIDER_CUT", "the provider's stream ended in the middle of the answer")
         if self._finish in _BROKEN_OFF:
             raise Busy("PROVIDER_ERROR", "the provider broke off the answer")
         text = "".join(self._text)
-        calls = tuple(call.made() for call in self._calls)
-        finish = FinishReason.CONTENT_FILTER if self._refused else _FINISH.get(self._finish or "", FinishReason.STOP)
+        calls = self._calls.made()
+        finish = FinishReason.CONTENT_FILTER if self._refused else _FINISH.get(self._finish, FinishReason.STOP)
         if calls and finish is FinishReason.STOP:
             # Several servers say "stop" after calls, as does OpenAI when a tool was forced.
             finish = FinishReason.TOOL_CALLS
@@ -208,18 +189,23 @@ class OpenAIReply:
     def _take(self, chunk: _Chunk) -> str:
         if chunk.error:
             raise broken_off(chunk.error)
-        if chunk.usage is not None:
-            told = read_usage(chunk.usage, "chat", reasoning_on_top=self._reasoning_on_top)
-            self.usage = told or self.usage
-        if not chunk.choices:
-            return ""
-        choice = chunk.choices[0]
-        if choice.finish_reason is not None:
+        choice = chunk.choices[0] if chunk.choices else None
+        if choice is not None and choice.finish_reason:
             self._finish = choice.finish_reason
+        if chunk.usage is not None:
+            self._told(chunk.usage)
+        if choice is None:
+            return ""
         if choice.logprobs is not None:
             self._logprobs += [_token_logprob(token) for token in choice.logprobs.content or ()]
         content = choice.delta or choice.message
         return self._written(content) if content is not None else ""
+
+    def _told(self, usage: object) -> None:
+        """Some servers tell a running count with every chunk: what is told before the end is not all."""
+        reading = read_usage(usage, "chat", reasoning_on_top=self._reasoning_on_top)
+        if reading is not None:
+            self.usage, self.usage_final = reading, self._whole or bool(self._finish)
 
     def _written(self, content: _Content) -> str:
         text, thoughts = _text_of(content.content), content.reasoning_content
@@ -236,36 +222,8 @@ class OpenAIReply:
             self.reasoning_bytes += len(thoughts.encode())
         for call in content.tool_calls or ():
             self.begun = True
-            self._called(call)
+            self.output_bytes += self._calls.take(call, whole=self._whole)
         return text
-
-    def _called(self, call: _Call) -> None:
-        """Adds to the call that the chunk goes on with, or begins one.
-
-        Gemini's endpoint and some others give every call index 0 or none; a new id then begins a new call.
-        """
-        known = next((each for each in reversed(self._calls) if each.index == call.index), None)
-        if call.index is None and self._calls and not call.id:
-            known = self._calls[-1]
-        if known is None or (call.id and known.id and call.id != known.id):
-            known = _PartialCall(call.index)
-            self._calls.append(known)
-        known.id = known.id or call.id or ""
-        if call.function is not None:
-            known.name = known.name or call.function.name or ""
-            known.arguments.append(call.function.arguments or "")
-            self.output_bytes += len(known.arguments[-1].encode()) + len((call.function.name or "").encode())
-
-
-class _PartialCall:
-    def __init__(self, index: int | None) -> None:
-        self.index = index
-        self.id = ""
-        self.name = ""
-        self.arguments: list[str] = []
-
-    def made(self) -> ToolCall:
-        return ToolCall(self.id, self.name, "".join(self.arguments))
 
 
 def _parsed(data: bytes) -> _Chunk:

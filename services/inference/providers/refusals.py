@@ -100,7 +100,7 @@ def _retry_after(headers: Mapping[bytes, bytes], now: datetime) -> timedelta | N
         return _bounded(timedelta(seconds=float(value)))
     try:
         at = parsedate_to_datetime(value.decode("ascii"))
-    except (ValueError, UnicodeDecodeError):
+    except (ValueError, OverflowError):
         return None
     return _bounded(at.replace(tzinfo=at.tzinfo or UTC) - now)
 

@@ -60,7 +60,9 @@ class EndpointSettings(Section):
     )
     query: dict[str, SecretStr] = Field(default_factory=dict, description="further query parameters of every request")
     body: dict[str, Any] = Field(
-        default_factory=dict, description="further fields of every request, such as reasoning_effort or thinking"
+        default_factory=dict,
+        description="further fields of every request, such as reasoning_effort or thinking; its temperature goes "
+        "before ours for samples and verifiers but not before a caller's, and null asks for none",
     )
     stream: bool = Field(
         default=True, description="ask for a stream; false costs less CPU but the text comes in one piece at the end"

@@ -235,5 +235,18 @@ def estimated_usage(
     )
 
 
+def at_least(estimate: TokenUsage, told: TokenUsage) -> TokenUsage:
+    """The estimate where the provider told some of it, before the end: never less than it told.
+
+    The input is known from then on, but where none is told. Output that was told may hold thoughts that are not told
+    apart.
+    """
+    reasoning = max(told.reasoning, estimate.reasoning)
+    output = max(told.output + told.reasoning, estimate.output + estimate.reasoning) - reasoning
+    known = told.uncached_input or told.cache_read or told.cache_write
+    given = {} if known else {"uncached_input": estimate.uncached_input}
+    return told.model_copy(update={**given, "output": output, "reasoning": reasoning})
+
+
 def _utf8(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode(errors="replace"))

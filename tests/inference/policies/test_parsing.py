@@ -95,6 +95,7 @@ def test_json_is_yaml() -> None:
         ("threshold: 0.8", "treshold: 0.8", "line 7: in gate: there is no field 'treshold'; did you mean 'threshold'?"),
         ("    model: fast\n", "", "line 3: in stages: 'model' is missing"),
         ("model: fast", "model: fsat", "line 4: nobody knows a model 'fsat'; did you mean 'fast'?"),
+        ("verifier: fast", "verifier_max_output_tokens: 9", "line 15: there is no verifier to limit"),
         ("verifier: fast", "verifier: huge", "line 15: nobody knows a model 'huge'"),
         ("model: large", "model: unpriced", "line 14: model 'unpriced' has no price"),
         ("signal: logprob_mean", "signal: logprob_men", "line 10: there is no signal 'logprob_men'; did you mean 'log"),

@@ -18,6 +18,7 @@ from services.inference.providers.chat import ChatModel, ChatRequest, Completion
 from services.inference.providers.endpoints import open_model
 from services.inference.providers.settings import EndpointSettings
 from services.inference.providers.usage import worst_case
+from tests.upstream.answers import Reply, Tokens
 from tests.upstream.misbehaviour import Conduct, Fault
 from tests.upstream.server import Upstream, upstream
 
@@ -209,6 +210,29 @@ async def test_usage_that_is_not_believed_is_estimated(
     assert heard.tab.tokens is not None
     assert 0 < heard.tab.tokens.uncached_input < worst_case(ASK).uncached_input
     assert heard.tab.tokens.output == -(-len(TEXT) // 4)
+
+
+@pytest.mark.parametrize(("fault", "reason"), [("early_usage", "NONE"), ("early_usage_cut", "PROVIDER_CUT")])
+async def test_usage_told_before_the_answer_is_not_all_of_it(
+    server: Upstream, protocol: Protocol, fault: Fault, reason: str
+) -> None:
+    """The input is as told; the output is estimated from what came, though the answer has come to its end."""
+    server.script.usual = Conduct(fault=fault)
+    server.script.reply = Reply(words=("word ",) * 400)
+    heard = await _ask(server, protocol, replace(ASK, max_output_tokens=1000))
+    assert heard.reason == reason
+    assert heard.tab.estimated
+    assert heard.tab.tokens == TokenUsage(uncached_input=70, cache_read=30, output=500)
+
+
+async def test_no_output_told_for_what_was_written_is_estimated(
+    server: Upstream, protocol: Protocol, stream: bool
+) -> None:
+    """Nobody writes for nothing; a server that does not count says 0."""
+    server.script.reply = Reply(tokens=Tokens(uncached_input=70))
+    heard = await _ask(server, protocol, stream=stream)
+    assert heard.tab.estimated
+    assert heard.tab.tokens == TokenUsage(uncached_input=70, output=-(-len(TEXT) // 4))
 
 
 @pytest.mark.parametrize(

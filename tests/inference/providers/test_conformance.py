@@ -9,7 +9,7 @@ from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
 from services.inference.drafts import Tab
-from services.inference.providers.chat import ChatRequest, Completion, FinishReason, Message, Tool
+from services.inference.providers.chat import ChatRequest, Completion, FinishReason, Message, Tool, ToolCall
 from services.inference.providers.endpoints import open_model
 from services.inference.providers.settings import EndpointSettings
 from tests.upstream.misbehaviour import Conduct
@@ -57,6 +57,13 @@ async def _ours(settings: EndpointSettings, request: ChatRequest) -> tuple[Compl
     return completion, tab
 
 
+async def _openais(server: Upstream) -> Any:
+    """What OpenAI's client reads when our own request is sent again."""
+    body: dict[str, Any] = {key: value for key, value in server.requests[0].items() if not key.startswith("stream")}
+    async with AsyncOpenAI(base_url=server.url, api_key="k", max_retries=0) as client:
+        return await client.chat.completions.create(**body)
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_chat_completions_read_as_openais_client_reads_them(
     server: Upstream, request_: ChatRequest, conduct: Conduct, stream: bool
@@ -64,9 +71,7 @@ async def test_chat_completions_read_as_openais_client_reads_them(
     """Our own request, sent again by the SDK: text, calls, reason and usage agree."""
     server.script.usual = conduct
     completion, tab = await _ours(EndpointSettings(base_url=server.url, model="m", stream=stream), request_)
-    body: dict[str, Any] = {key: value for key, value in server.requests[0].items() if not key.startswith("stream")}
-    async with AsyncOpenAI(base_url=server.url, api_key="k", max_retries=0) as client:
-        theirs = await client.chat.completions.create(**body)
+    theirs = await _openais(server)
     (choice,) = theirs.choices
     assert completion.text == (choice.message.content or "")
     assert [(call.id, call.name, call.arguments) for call in completion.tool_calls] == [
@@ -78,6 +83,19 @@ async def test_chat_completions_read_as_openais_client_reads_them(
     assert tokens is not None
     assert tokens.uncached_input + tokens.cache_read + tokens.cache_write == theirs.usage.prompt_tokens
     assert tokens.output + tokens.reasoning == theirs.usage.completion_tokens
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_calls_without_identities_are_as_many_as_openais_client_reads(server: Upstream, stream: bool) -> None:
+    """Two of one tool, both with an empty id and index 0."""
+    server.script.usual = Conduct(fault="anonymous_calls")
+    settings = EndpointSettings(base_url=server.url, model="m", stream=stream)
+    completion, _ = await _ours(settings, REQUESTS["tool"])
+    theirs = (await _openais(server)).choices[0].message.tool_calls or ()
+    assert len(theirs) == 2
+    assert completion.tool_calls == tuple(
+        ToolCall(call.id, call.function.name, call.function.arguments) for call in theirs
+    )
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -23,6 +23,8 @@ def _retry_after(**headers: str) -> timedelta | None:
         ("Sun, 01 Mar 2026 12:00:30 GMT", timedelta(seconds=30)),
         ("Sun, 01 Mar 2026 11:00:00 GMT", timedelta(0)),
         ("999999", timedelta(hours=1)),
+        ("Fri, 31 Dec 9999 23:59:59 -2300", timedelta(hours=1)),
+        ("Mon, 01 Jan 0001 00:00:00 +2300", timedelta(0)),
     ],
 )
 def test_retry_after_is_read_in_all_its_forms(value: str, wait: timedelta) -> None:
@@ -35,7 +37,17 @@ def test_milliseconds_are_more_exact() -> None:
     assert _retry_after(retry_after="1", retry_after_ms="350") == timedelta(milliseconds=350)
 
 
-@pytest.mark.parametrize("value", ["", "soon", "-1", "nan", "1e9", "\u0663", "Sun, 99 Mar 2026 12:00:00 GMT"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", "soon", "-1", "nan", "inf", "1e9", "\u0663", "9" * 13, "9" * 5000),
+        "Sun, 99 Mar 2026 12:00:00 GMT",
+        "Sun, 01 Mar 2026 99999999999:00:00 GMT",
+        "Sun, 01 Mar 99999999999999999999 12:00:00 GMT",
+        "Sun, 01 Mar 2026 12:00:00 +99999999999999999999",
+        "Sun, 01 Mar 2026 12:00:00 -9999",
+    ],
+)
 def test_nonsense_is_no_time(value: str) -> None:
     """And no error."""
     assert _retry_after(retry_after=value) is None

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from services.contracts.events import TokenUsage
 from services.contracts.failures import Busy, Failure, Rejected
 from services.inference.providers.anthropic import AnthropicDialect, AnthropicReply
 from services.inference.providers.chat import ChatRequest, Completion, FinishReason, Message, Tool, ToolCall
@@ -25,30 +26,32 @@ def _read(*events: bytes) -> Completion:
     return reply.completion()
 
 
-def _call(arguments: str, **more: Any) -> dict[str, Any]:
-    function = {"arguments": arguments, **({"name": more.pop("name")} if "name" in more else {})}
-    return {"tool_calls": [{"function": function, **more}]}
+def _anthropic(*events: dict[str, Any]) -> AnthropicReply:
+    reply = AnthropicReply()
+    start = {"type": "message_start", "message": {"usage": {"input_tokens": 10, "output_tokens": 1}}}
+    for event in (start, {"type": "content_block_delta", "delta": {"text": "42"}}, *events):
+        reply.event(json.dumps(event).encode())
+    return reply
 
 
-@pytest.mark.parametrize(
-    "deltas",
-    [
-        [_call("{}", index=0, id="a", name="f"), _call('{"x"', index=1, id="b", name="g"), _call(":1}", index=1)],
-        [_call("{}", index=0, id="a", name="f"), _call('{"x":1}', index=0, id="b", name="g")],
-        [_call("{}", id="a", name="f"), _call('{"x"', id="b", name="g"), _call(":1}")],
-    ],
-    ids=["OpenAI", "one index for all", "no index"],
-)
-def test_parallel_calls_are_told_apart(deltas: list[dict[str, Any]]) -> None:
-    """However a server numbers them."""
-    told = _read(*(_chunk(delta) for delta in deltas), _chunk(finish="tool_calls"))
-    assert told.tool_calls == (ToolCall("a", "f", "{}"), ToolCall("b", "g", '{"x":1}'))
+def _stopped(usage: object = None, reason: str | None = "end_turn") -> dict[str, Any]:
+    return {"type": "message_delta", "delta": {"stop_reason": reason}, "usage": usage}
+
+
+CALL = {"tool_calls": [{"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}}]}
 
 
 def test_calls_that_end_in_stop_are_calls() -> None:
     """As OpenAI says when a tool was forced."""
-    told = _read(_chunk(_call("{}", index=0, id="a", name="f")), _chunk(finish="stop"))
+    told = _read(_chunk(CALL), _chunk(finish="stop"))
     assert told.finish_reason is FinishReason.TOOL_CALLS
+
+
+def test_calls_count_as_written_until_the_usage_comes() -> None:
+    """Their names and their arguments."""
+    reply = OpenAIReply()
+    reply.event(_chunk(CALL))
+    assert (reply.begun, reply.output_bytes) == (True, 3)
 
 
 def test_thoughts_are_no_text_but_a_sign_of_life() -> None:
@@ -75,6 +78,7 @@ def test_a_refusal_is_filtered_content() -> None:
         (_chunk({"content": "4"}, "error"), "PROVIDER_ERROR"),
         (_chunk({"content": "4"}, "insufficient_system_resource"), "PROVIDER_ERROR"),
         (_chunk({"content": "4"}), "PROVIDER_CUT"),
+        (_chunk({"content": "4"}, ""), "PROVIDER_CUT"),
         (_chunk({}, "stop"), "PROVIDER_EMPTY"),
     ],
 )
@@ -113,6 +117,46 @@ def test_a_running_count_is_not_final() -> None:
     assert reply.usage.tokens.output == 2
 
 
+def test_an_empty_reason_to_finish_is_none() -> None:
+    """Some servers send one with every chunk; a count beside it is a running one."""
+    reply = OpenAIReply()
+    usage = {"prompt_tokens": 5, "completion_tokens": 1}
+    reply.event(_chunk({"content": "4"}, "", usage=usage))
+    assert not reply.usage_final
+    reply.event(_chunk({}, "stop"))
+    assert not reply.usage_final
+    reply.event(json.dumps({"choices": [], "usage": usage}).encode())
+    assert reply.usage_final
+
+
+@pytest.mark.parametrize("reason", [None, "", "stop"])
+def test_an_answer_in_one_piece_is_whole(reason: str | None) -> None:
+    """Its end is the body's, and so is that of its usage."""
+    reply = OpenAIReply()
+    usage = {"prompt_tokens": 5, "completion_tokens": 1}
+    choice = {"message": {"content": "42"}, "finish_reason": reason}
+    assert reply.whole(json.dumps({"choices": [choice], "usage": usage}).encode()) == "42"
+    assert reply.completion() == Completion("42", FinishReason.STOP)
+    assert reply.usage_final
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"input_tokens": 10}, {"output_tokens": None}, {"output_tokens": -5}])
+def test_output_told_as_a_message_starts_is_not_final(usage: object) -> None:
+    """Where it is not told as the message stops, or not believably."""
+    reply = _anthropic(_stopped(usage))
+    assert reply.usage is not None
+    assert (reply.usage.tokens, reply.usage_final) == (TokenUsage(uncached_input=10, output=1), False)
+
+
+def test_output_told_before_the_message_stops_is_not_final() -> None:
+    """More may come; where it comes, the last count is."""
+    reply = _anthropic(_stopped({"output_tokens": 2}, reason=None))
+    assert not reply.usage_final
+    reply.event(json.dumps(_stopped({"output_tokens": 3})).encode())
+    assert reply.usage is not None
+    assert (reply.usage.tokens.output, reply.usage_final) == (3, True)
+
+
 @pytest.mark.parametrize(
     ("schema", "strict"),
     [
@@ -146,6 +190,33 @@ def test_the_choice_of_a_tool_is_passed_on(choice: str, openai: object, anthropi
     settings = EndpointSettings(base_url="http://x", model="m")
     assert OpenAIDialect(settings).body(request)["tool_choice"] == openai
     assert AnthropicDialect(settings).body(request)["tool_choice"] == anthropic
+
+
+@pytest.mark.parametrize(
+    ("callers", "own", "fixed", "sent"),
+    [
+        (None, None, {}, "none"),
+        (None, 0.7, {}, 0.7),
+        (None, 0.7, {"temperature": 1}, 1),
+        (None, 0.7, {"temperature": None}, "none"),
+        (None, None, {"temperature": 1}, 1),
+        (0.2, 0.7, {"temperature": 1}, 0.2),
+        (0.2, None, {"temperature": None}, 0.2),
+        (0.0, 0.7, {}, 0.0),
+    ],
+)
+@pytest.mark.parametrize("dialect", [OpenAIDialect, AnthropicDialect])
+def test_the_callers_temperature_goes_before_the_endpoints_and_that_before_ours(
+    dialect: type[OpenAIDialect | AnthropicDialect],
+    callers: float | None,
+    own: float | None,
+    fixed: dict[str, Any],
+    sent: object,
+) -> None:
+    """An endpoint that says null is not asked for any, as some models refuse whatever is asked for."""
+    settings = EndpointSettings(base_url="http://x", model="m", body=fixed)
+    body = dialect(settings).body(ChatRequest(ASK, 5, temperature=callers, own_temperature=own))
+    assert body.get("temperature", "none") == sent
 
 
 def test_anthropics_turns_are_built_from_ours() -> None:

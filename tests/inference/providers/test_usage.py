@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from services.contracts.events import TokenUsage
 from services.inference.providers.chat import ChatRequest, Message, Tool, ToolCall
-from services.inference.providers.usage import UsageFormat, estimated_usage, prompt_bytes, read_usage, worst_case
+from services.inference.providers.usage import (
+    UsageFormat,
+    at_least,
+    estimated_usage,
+    prompt_bytes,
+    read_usage,
+    worst_case,
+)
 
 _NAMES = (
     "prompt_tokens completion_tokens prompt_tokens_details cached_tokens input_tokens output_tokens cache_creation "
@@ -193,3 +200,21 @@ def test_an_estimate_is_never_worse_than_the_worst_case(text: str, written: int,
     )
     assert estimate.uncached_input < worst.uncached_input
     assert estimate.output + estimate.reasoning <= worst.output
+
+
+@pytest.mark.parametrize(
+    ("told", "usage"),
+    [
+        (
+            TokenUsage(uncached_input=9, cache_read=3),
+            TokenUsage(uncached_input=9, cache_read=3, output=20, reasoning=5),
+        ),
+        (TokenUsage(uncached_input=9, output=40), TokenUsage(uncached_input=9, output=35, reasoning=5)),
+        (TokenUsage(cache_read=3, reasoning=8), TokenUsage(cache_read=3, output=17, reasoning=8)),
+        (TokenUsage(output=1), TokenUsage(uncached_input=7, output=20, reasoning=5)),
+    ],
+    ids=["input", "thoughts not told apart", "thoughts", "no input"],
+)
+def test_an_estimate_is_never_below_what_was_told(told: TokenUsage, usage: TokenUsage) -> None:
+    """Nor does it count thoughts twice; no prompt takes no tokens."""
+    assert at_least(TokenUsage(uncached_input=7, output=20, reasoning=5), told) == usage
