@@ -41,7 +41,7 @@ SELECT
     ['extract-1', 'm-mini', 'm-large'][model_number],
     'feature-' || toString((cityHash64(tenant) + intDiv(chance, 7) % 4) % 20), 'key-' || tenant,
     'user-' || toString(chance % 100000), chance % 4000, chance % 500, chance % 700,
-    toDecimal128(intDiv(chance, 11) % 100000000000, 0) / 1000000000000 AS cost, cost * toDecimal128(1.2, 1),
+    toDecimal128(intDiv(chance, 11) % 100000000000, 12) / 1000000000000 AS cost, cost * toDecimal128(1.2, 1),
     'own', true, chance % 3000, 1, number + 1, {{stored:DateTime64(3, 'UTC')}}, (number + {{more:UInt64}}) * 65536
 FROM
 (
