@@ -112,6 +112,8 @@ async def _merged(connection: Connection) -> None:
 async def _check(clickhouse: ClickHouse) -> None:
     sums = "SELECT {calls}, sum(cost_usd), sum(charged_usd), sum(output_tokens) FROM {table}"
     truth = await clickhouse.rollup.rows(sums.format(calls="count()", table=TRUTH))
+    if not truth[0][1]:
+        raise CannotMeasureError("calls that cost nothing make sums too easy and columns too small")
     for table in ("headwater.cost_hourly FINAL", SUMS):
         if (found := await clickhouse.rollup.rows(sums.format(calls="sum(calls)", table=table))) != truth:
             raise CannotMeasureError(f"MONEY: {table} has {found}, the truth has {truth}")
