@@ -79,6 +79,7 @@ def calibrate_command(
                 "stages": [stage.name for stage in made.policy.stages],
                 "thresholds": [stage.gate.threshold for stage in made.policy.stages],
                 "quality": chosen.quality,
+                "estimated_quality": chosen.estimated,
                 "cost_ratio": chosen.cost_ratio,
                 "notes": list(made.notes),
                 "plots": [str(path) for path in pictures],
@@ -165,7 +166,7 @@ def _show(score: "Score") -> None:
     out.print(shown)
     out.print(
         f"{score.questions} questions: {score.accuracy:.1%} right, {score.quality:.1%} ± {score.quality_error:.1%} "
-        f"of the last stage's accuracy, at {score.cost_ratio:.1%} of its cost (${score.cost_usd:.9f} a question)"
+        f"of the last stage's accuracy, at {score.cost_ratio:,.1%} of its cost (${score.cost_usd:.9f} a question)"
     )
     if score.latency_ms:
         out.print(

@@ -34,6 +34,8 @@ class StageFit:
     calibrator: Calibrator
     missing: float
     """The probability where a signal is not known."""
+    served: Floats
+    """n, what the calibrator makes of each question, as a gate with it does."""
     probability: Floats
     """n, cross-fitted."""
     last_probability: Floats
@@ -83,7 +85,9 @@ def fit_stage(
     predict = best.fit(table[known], correct[known], weights[known])
     calibrator = best.written(predict, table[known])
     why = ", ".join(f"{other.name} {value:.3f}" for value, other, *_ in sorted(fits, key=lambda found: found[0])[:3])
-    return StageFit(calibrator, missing, probability, last, loss, why)
+    missing = round(missing, 6)
+    served = probabilities(calibrator, missing, signals, len(correct))
+    return StageFit(calibrator, missing, served, probability, last, loss, why)
 
 
 def probabilities(calibrator: Calibrator, missing: float, signals: Mapping[str, Floats], count: int) -> Floats:

@@ -2,7 +2,8 @@
 
 What keeps it from fitting noise, which on a few hundred questions costs more quality than any cleverness brings:
 
-- A policy's quality is estimated from calibrated, cross-fitted probabilities, not from counts of right answers.
+- Who accepts, and so the cost, is seen from the calibrators that will be served; what accepting loses is estimated from
+  cross-fitted probabilities, not from counts of right answers.
 - On fewer than QUESTIONS_FOR_FINE_LEVELS questions thresholds come from a few levels, and none lies below 1/2: a draft
   that is likelier wrong than right goes on.
 - One gate for every QUESTIONS_PER_GATE questions: each further gate multiplies what is searched.
@@ -49,31 +50,48 @@ class Search:
     fits: tuple[StageFit | None, ...]
     """By stage but the last; None for one whose signals say nothing."""
     choices: tuple[Choice, ...]
-    """All that were tried, cheapest first."""
+    """All gated ones that were tried, cheapest first; many are dearer than the last stage alone."""
     reference: float
     """The accuracy that quality is measured against, relative to the last's; above 1 where an earlier does better."""
 
     def cheapest(self, target: float, columns: tuple[int, ...] | None = None) -> Choice:
-        """The cheapest that is estimated to reach `target` times the reference.
+        """The cheapest that is estimated to reach `target` times the reference; never dearer than the last stage alone.
 
         If none does: the last stage alone, or where that would not reach it either because an earlier stage did better,
         whatever is estimated to come nearest.
 
-        `columns`: only choices of these stages.
+        `columns`: only choices of these stages, and the last alone.
         """
-        needed = target * self.reference
-        allowed = [choice for choice in self.choices if columns in (None, choice.columns)]
-        for choice in allowed:
-            if choice.quality >= needed:
+        nearest = self.always_last
+        for choice in self.choices:
+            if choice.cost_ratio >= self.always_last.cost_ratio:
+                break
+            if columns not in (None, choice.columns):
+                continue
+            if choice.quality >= target * self.reference:
                 return choice
-        if self.always_last.quality >= needed:
-            return self.always_last
-        return max([*allowed, self.always_last], key=lambda choice: choice.quality)
+            nearest = max(nearest, choice, key=lambda one: one.quality)
+        return nearest
+
+    def gated(self, target: float) -> list[Choice]:
+        """By first stage the cheapest that is estimated to reach `target` times the reference, however dear.
+
+        What is dearer than the last stage alone may yet be cheaper with a router, which skips the first stage.
+        """
+        found: dict[int, Choice] = {}
+        for choice in self.choices:
+            if choice.quality >= target * self.reference:
+                found.setdefault(choice.columns[0], choice)
+        return list(found.values())
 
     @property
     def always_last(self) -> Choice:
         """The last stage alone."""
         return Choice((len(self.recorded.stages) - 1,), (), 1.0, 1.0)
+
+    def served(self, choice: Choice) -> list[Floats]:
+        """What the choice's gates make of each question of the record."""
+        return [fit.served for column in choice.columns[:-1] if (fit := self.fits[column]) is not None]
 
 
 def search(recorded: Recorded, *, most_gates: int | None = None, seed: int = 0) -> Search:
@@ -102,9 +120,12 @@ def search(recorded: Recorded, *, most_gates: int | None = None, seed: int = 0) 
     return Search(recorded, fits, tuple(sorted(tried, key=lambda choice: choice.cost_ratio)), reference)
 
 
-def stops(probabilities: Sequence[Floats], thresholds: Sequence[float]) -> Integers:
-    """n, at which gate each question's draft is accepted; len(thresholds) where none accepts."""
-    stop = np.full(len(probabilities[0]), len(thresholds)) if probabilities else np.zeros(0, dtype=np.int64)
+def stops(probabilities: Sequence[Floats], thresholds: Sequence[float], count: int = 0) -> Integers:
+    """n, at which gate each question's draft is accepted; len(thresholds) where none accepts.
+
+    `count`: n, where there is no gate to tell it.
+    """
+    stop = np.full(len(probabilities[0]) if probabilities else count, len(thresholds))
     for gate in reversed(range(len(thresholds))):
         stop = np.where(probabilities[gate] >= thresholds[gate], gate, stop)
     return stop
@@ -132,7 +153,7 @@ def _with_levels(
     loss = np.stack([*(fit.last_probability - fit.probability for fit in fits), nothing], axis=1)
     always, accuracy = float(weights @ recorded.cost[:, last]), float(weights @ right[:, -1])
     for thresholds in product(levels, repeat=len(columns)):
-        stop = stops([fit.probability for fit in fits], thresholds)
+        stop = stops([fit.served for fit in fits], thresholds)
         quality = 1 - float(weights @ loss[at, stop]) / accuracy
         if len(columns) > 1:
             # A stage's signals do not know that an earlier gate has refused; counts do. The worse of both is believed.

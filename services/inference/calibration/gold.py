@@ -24,6 +24,8 @@ MOST_BYTES = 512 * 1024 * 1024
 MOST_LINE_BYTES = 4 * 1024 * 1024
 MOST_QUESTIONS = 200_000
 MOST_TOLD = 20
+LEAST_PRICE = 0.001
+"""Of the last stage, relative to the dearest's: costs are measured in it, and in next to nothing all are absurd."""
 LEAST_QUESTIONS = 50
 """To calibrate on: below it a threshold would be chosen by a handful of wrong answers."""
 
@@ -215,9 +217,17 @@ def _whole_flaws(columns: _Columns, stages: Sequence[str], purpose: str) -> Iter
     if count < least:
         yield Flaw(1, f"there are {count} questions: at least {least} are needed to {purpose}")
         return
-    if sum(cost[-1] for cost in columns.cost) <= 0:
+    cost = np.asarray(columns.cost).sum(axis=0)
+    dearest = int(cost.argmax())
+    if cost[-1] <= 0:
         yield Flaw(
             1, f"stage {stages[-1]!r} costs nothing: costs are measured against the last stage's, give its price"
+        )
+    elif cost[-1] < LEAST_PRICE * cost[dearest]:
+        yield Flaw(
+            1,
+            f"stage {stages[-1]!r}, the last, costs less than a thousandth of stage {stages[dearest]!r}, and costs are "
+            "measured against the last stage's: check cost_usd, or let stages go from the cheapest to the dearest",
         )
     if purpose == "replay":
         return

@@ -12,7 +12,7 @@ orders outcomes by the score of lost - won and takes the worst case over P(won) 
 Clopper-Pearson intervals of error NUISANCE_ERROR in all, which is added (Berger and Boos, JASA 1994).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -37,7 +37,7 @@ class Proof:
     """What was proven, and what could not be."""
 
     choice: Choice
-    """The cheapest that was proven; quality and cost are those of the questions it was proven on."""
+    """The cheapest that was proven; its quality is that on the questions it was proven on, its cost that on all."""
     fit: Search
     """What it was fit on; the choice's calibrators are its."""
     target: float
@@ -90,8 +90,10 @@ def prove(recorded: Recorded, target: float, confidence: float, *, seed: int = 0
         if p_value > 1 - confidence:
             refused = tried.cost_ratio
             break
-        if tried.cost_ratio < proven.cost_ratio:
-            proven, p_proven = tried, p_value
+        # All that was not refused holds together, so that which of it is taken may be seen from all questions.
+        cost_ratio = _cost_ratio(recorded, choice, choice_stops(recorded, found, choice))
+        if cost_ratio < proven.cost_ratio:
+            proven, p_proven = replace(tried, cost_ratio=cost_ratio), p_value
     fit_on, from_ = int(fitting.counts.sum()), int(proving.counts.sum())
     return Proof(proven, found, target, confidence, fit_on, from_, p_proven, refused)
 
@@ -126,13 +128,17 @@ def test(proving: Recorded, found: Search, choice: Choice, target: float) -> tup
     stop = choice_stops(proving, found, choice)
     at, weights, last = np.arange(len(proving)), proving.counts, proving.correct[:, -1]
     right = proving.correct[:, choice.columns][at, stop]
-    cost = np.cumsum(proving.cost[:, choice.columns], axis=1)[at, stop]
     lost = round(float(weights @ (last * (1 - right))))
     won = round(float(weights @ (right * (1 - last))))
     count, last_right = round(float(weights.sum())), round(float(weights @ last))
     quality = float(weights @ right) / last_right if last_right else 0.0
-    ratio = float(weights @ cost) / float(weights @ proving.cost[:, -1])
+    ratio = _cost_ratio(proving, choice, stop)
     return Choice(choice.columns, choice.thresholds, quality, ratio), p_value(lost, won, last_right, count, target)
+
+
+def _cost_ratio(recorded: Recorded, choice: Choice, stop: Integers) -> float:
+    cost = np.cumsum(recorded.cost[:, choice.columns], axis=1)[np.arange(len(recorded)), stop]
+    return float(recorded.counts @ cost) / float(recorded.counts @ recorded.cost[:, -1])
 
 
 def choice_stops(recorded: Recorded, found: Search, choice: Choice) -> Integers:
@@ -143,7 +149,7 @@ def choice_stops(recorded: Recorded, found: Search, choice: Choice) -> Integers:
         if fit is None:
             raise ValueError("a stage without a calibrator has no gate")
         told.append(probabilities(fit.calibrator, fit.missing, recorded.signals[column], len(recorded)))
-    return stops(told, choice.thresholds) if told else np.zeros(len(recorded), dtype=np.int64)
+    return stops(told, choice.thresholds, len(recorded))
 
 
 @lru_cache(maxsize=65536)

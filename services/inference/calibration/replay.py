@@ -9,6 +9,7 @@ from services.inference.calibration.calibrators import probabilities
 from services.inference.calibration.fit import stops
 from services.inference.calibration.recorded import Floats, Integers, Recorded, Truths
 from services.inference.policies.plan import plan
+from services.inference.policies.router import skipped
 from services.inference.policies.schema import Gate, Policy
 
 BINS = 10
@@ -58,7 +59,7 @@ def replay(recorded: Recorded, policy: Policy, target_quality: float | None = No
     A stage that its router skips is not paid for. The last stage's draft is the answer where no gate accepts.
     """
     told, thresholds, asked = _decisions(recorded, policy, target_quality)
-    stop = stops([np.where(ask, p, -1.0) for p, ask in zip(told, asked, strict=True)], thresholds)
+    stop = stops([np.where(ask, p, -1.0) for p, ask in zip(told, asked, strict=True)], thresholds, len(recorded))
     at, last = np.arange(len(recorded)), len(policy.stages) - 1
     ran = np.column_stack([*asked, np.ones(len(recorded), dtype=bool)]) & (np.arange(last + 1)[None] <= stop[:, None])
     right, cost = recorded.correct[at, stop], (recorded.cost * ran).sum(axis=1)
@@ -98,12 +99,13 @@ def _decisions(
 ) -> tuple[list[Floats], list[float], list[Truths]]:
     """By stage but the last: each question's probability, the threshold, and whether the stage is asked."""
     names = [stage.name for stage in policy.stages]
-    general = plan(policy, "", target_quality=target_quality)
+    # What holds for every prompt: the router, which looks at each, is left out.
+    general = plan(policy.model_copy(update={"router": None}), "", target_quality=target_quality)
     told = [gate_probabilities(recorded, k, stage.gate) for k, stage in enumerate(policy.stages[:-1])]
-    asked = [np.full(len(recorded), name not in general.skipped or policy.router is not None) for name in names[:-1]]
-    if policy.router is not None and recorded.prompts:
+    asked = [np.full(len(recorded), name not in general.skipped) for name in names[:-1]]
+    if policy.router is not None:
         for row, prompt in enumerate(recorded.prompts):
-            for name in plan(policy, prompt, target_quality=target_quality).skipped:
+            for name in skipped(policy.router, prompt, names):
                 asked[names.index(name)][row] = False
     return told, [general.thresholds[name] for name in names[:-1]], asked
 

@@ -6,13 +6,20 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
 
-from services.inference.calibration.fit import Choice, Search
-from services.inference.calibration.versions import QUALITIES
+from services.inference.calibration.fit import Choice
+from services.inference.calibration.reached import Reached
+from services.inference.calibration.recorded import Recorded
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_TITLES = ("asked for", "estimated", "replayed", "cost", "saved")
 _INK, _FAINT, _OURS, _CHOSEN = "#1f2933", "#8a97a5", "#1769aa", "#c8102e"
 
 
@@ -21,22 +28,17 @@ class Outcome:
     """All that is told of a calibration."""
 
     policy: str
-    found: Search
-    chosen: Choice
-    target: float
+    recorded: Recorded
+    curve: tuple[Reached, ...]
+    """The cheapest for each quality that can be reached."""
+    chosen: Reached
     statement: str
     """What was proven or estimated, from how many questions."""
 
     @property
-    def curve(self) -> list[tuple[float, Choice]]:
-        """The cheapest choice for each quality that can be reached."""
-        tried = [(quality, self.found.cheapest(quality)) for quality in QUALITIES]
-        return [(quality, choice) for quality, choice in tried if choice.quality >= quality]
-
-    @property
     def stages(self) -> list[tuple[str, float, float]]:
         """Each stage alone: its name, cost ratio and accuracy relative to the last one's."""
-        recorded = self.found.recorded
+        recorded = self.recorded
         costs, accuracy = recorded.mean(recorded.cost), recorded.accuracy
         return [
             (name, float(costs[k] / costs[-1]), float(accuracy[k] / accuracy[-1]))
@@ -47,23 +49,24 @@ class Outcome:
 def table(outcome: Outcome) -> Table:
     """The curve, one quality a row, the chosen one last."""
     made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
-    for title in ("asked for", "estimated", "cost", "saved"):
+    for title in _TITLES:
         made.add_column(title, justify="right")
     made.add_column("stages, and what each one's draft must reach")
-    for quality, choice in outcome.curve:
-        made.add_row(*_row(f"{quality:.0%}", choice, outcome.found))
+    for one in outcome.curve:
+        made.add_row(*_row(f"{one.asked:.0%}", one, outcome.recorded.stages))
     made.add_section()
-    made.add_row(*_row(f"{outcome.target:.1%}", outcome.chosen, outcome.found), style="bold")
+    made.add_row(*_row(f"{outcome.chosen.asked:.1%}", outcome.chosen, outcome.recorded.stages), style="bold")
     return made
 
 
-def _row(label: str, choice: Choice, found: Search) -> tuple[str, ...]:
+def _row(label: str, one: Reached, stages: Sequence[str]) -> tuple[str, ...]:
     return (
         label,
-        f"{choice.quality:.1%}",
-        f"{choice.cost_ratio:.1%}",
-        f"{1 - choice.cost_ratio:.1%}",
-        described(choice, found.recorded.stages),
+        f"{one.estimated:.1%}",
+        f"{one.quality:.1%}",
+        f"{one.cost_ratio:.1%}",
+        f"{1 - one.cost_ratio:.1%}",
+        described(one.choice, stages),
     )
 
 
@@ -77,56 +80,57 @@ def write_plots(outcome: Outcome, folder: Path) -> tuple[Path, Path]:
     """Writes cascade.png and cascade.html into `folder`; the page holds the picture and needs no network."""
     folder.mkdir(parents=True, exist_ok=True)
     picture, page = folder / "cascade.png", folder / "cascade.html"
-    drawn = _drawn(outcome)
-    picture.write_bytes(drawn)
-    page.write_text(_page(outcome, drawn), encoding="utf-8")
+    png = _png(drawn(outcome))
+    picture.write_bytes(png)
+    page.write_text(_page(outcome, png), encoding="utf-8")
     return picture, page
 
 
-def _drawn(outcome: Outcome) -> bytes:
+def drawn(outcome: Outcome) -> "Figure":
+    """Cost against quality: each stage alone, the curve, and what was chosen; all as replayed on the record."""
     # The object interface: pyplot would keep figures and choose a window system.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
     figure = Figure(figsize=(9, 5.6), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    stages, curve = outcome.stages, [choice for _, choice in outcome.curve]
+    stages, chosen = outcome.stages, outcome.chosen
     mixing = zip(*mixed([(cost, quality) for _, cost, quality in stages]), strict=True)
     axes.plot(*mixing, "--", color=_FAINT, linewidth=1.2, label="best random mixing of stages")
-    steps = sorted((choice.cost_ratio, min(choice.quality, 1.1)) for choice in curve)
-    axes.plot(*zip(*steps, strict=True), "o-", color=_OURS, markersize=4, linewidth=1.8, label="calibrated, estimated")
+    steps = sorted((one.cost_ratio, one.quality) for one in outcome.curve)
+    axes.plot(*zip(*steps, strict=True), "o-", color=_OURS, markersize=4, linewidth=1.8, label="calibrated, replayed")
     axes.plot([s[1] for s in stages], [s[2] for s in stages], "s", color=_INK, markersize=6, label="one stage alone")
-    chosen = outcome.chosen
-    axes.plot(
-        [chosen.cost_ratio],
-        [chosen.quality],
-        "*",
-        color=_CHOSEN,
-        markersize=15,
-        zorder=5,
-        linestyle="none",
-        label="chosen",
-    )
-    axes.axhline(outcome.target, color=_CHOSEN, linewidth=0.8, linestyle=":")
+    axes.plot([chosen.cost_ratio], [chosen.quality], "*", color=_CHOSEN, markersize=15, zorder=5, label="chosen")
+    axes.set_xlim(0, 1.08 * max(1.0, chosen.cost_ratio, *(cost for _, cost, _ in stages), *(cost for cost, _ in steps)))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    _dress(axes, outcome)
+    return figure
+
+
+def _png(figure: "Figure") -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
+    return buffer.getvalue()
+
+
+def _dress(axes: "Axes", outcome: Outcome) -> None:
+    asked = outcome.chosen.asked
+    axes.axhline(asked, color=_CHOSEN, linewidth=0.8, linestyle=":")
     axes.annotate(
-        f"asked for: {outcome.target:.1%}", (0.005, outcome.target), xycoords=("axes fraction", "data"),
+        f"asked for: {asked:.1%}", (0.005, asked), xycoords=("axes fraction", "data"),
         xytext=(2, -3), textcoords="offset points", color=_CHOSEN, fontsize=8, va="top",
     )  # fmt: skip
-    _name_stages(axes, stages)
+    _name_stages(axes, outcome.stages)
     axes.set_xlabel("mean cost, relative to always asking the last stage")
     axes.set_ylabel("accuracy, relative to the last stage's")
     axes.set_title(f"{outcome.policy}: cost against quality", loc="left", fontsize=12, color=_INK)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_xlim(0, 1.08)
     axes.grid(visible=True, color="#e4e8ec", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", frameon=False, fontsize=9)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
-    return buffer.getvalue()
 
 
 def mixed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -145,14 +149,15 @@ def _bends_up(one: tuple[float, float], two: tuple[float, float], three: tuple[f
     return (two[1] - one[1]) * (three[0] - two[0]) <= (three[1] - two[1]) * (two[0] - one[0])
 
 
-def _name_stages(axes: object, stages: Sequence[tuple[str, float, float]]) -> None:
+def _name_stages(axes: "Axes", stages: Sequence[tuple[str, float, float]]) -> None:
     """Beside each stage its name; of two that nearly coincide, one above and one below."""
     from matplotlib.patheffects import withStroke
 
+    width = axes.get_xlim()[1]
     for at, (name, cost, quality) in enumerate(stages):
-        crowded = any(abs(cost - c) < 0.12 and abs(quality - q) < 0.03 for _, c, q in stages[:at])
-        right = cost > 0.85
-        axes.annotate(  # type: ignore[attr-defined]
+        crowded = any(abs(cost - c) < 0.11 * width and abs(quality - q) < 0.03 for _, c, q in stages[:at])
+        right = cost > 0.8 * width
+        axes.annotate(
             name, (cost, quality), xytext=(-8 if right else 8, 9 if crowded else -11), textcoords="offset points",
             ha="right" if right else "left", fontsize=8, color=_INK,
             path_effects=[withStroke(linewidth=3, foreground="white")], zorder=6,
@@ -160,13 +165,15 @@ def _name_stages(axes: object, stages: Sequence[tuple[str, float, float]]) -> No
 
 
 def _page(outcome: Outcome, picture: bytes) -> str:
+    labelled = [*((f"{one.asked:.0%}", one) for one in outcome.curve)]
+    labelled.append((f"chosen: {outcome.chosen.asked:.1%}", outcome.chosen))
     rows = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in _row(label, choice, outcome.found)) + "</tr>"
-        for label, choice in [
-            *((f"{quality:.0%}", choice) for quality, choice in outcome.curve),
-            (f"chosen: {outcome.target:.1%}", outcome.chosen),
-        ]
+        "<tr>"
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in _row(label, one, outcome.recorded.stages))
+        + "</tr>"
+        for label, one in labelled
     )
+    titles = "".join(f"<th>{title}</th>" for title in (*_TITLES, "stages"))
     encoded = base64.b64encode(picture).decode("ascii")
     name = html.escape(outcome.policy)
     return f"""<!doctype html>
@@ -181,7 +188,7 @@ td:last-child, th:last-child {{ text-align: left }} tr:last-child {{ font-weight
 <h1>{name}: cost against quality</h1>
 <p>{html.escape(outcome.statement)}</p>
 <img alt="Cost against quality" src="data:image/png;base64,{encoded}">
-<table><thead><tr><th>asked for</th><th>estimated</th><th>cost</th><th>saved</th><th>stages</th></tr></thead>
+<table><thead><tr>{titles}</tr></thead>
 <tbody>{rows}</tbody></table>
 </body></html>
 """

@@ -1,9 +1,10 @@
 """Fitting the router: logistics of the prompt's features, and from which gain on a stage is not worth asking."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 from sklearn.linear_model import LogisticRegression
 
 from services.inference.calibration.fit import Choice, Search, stops
@@ -104,26 +105,33 @@ def _strength(scaled: csr_matrix, correct: Floats, seed: int) -> float:
 
 
 def _logistic(scaled: csr_matrix, correct: Floats, strength: float) -> LogisticRegression:
+    if correct.min() == correct.max():
+        # The solver needs both kinds: one question more, without any feature, that went the other way.
+        scaled = csr_matrix(vstack([scaled, csr_matrix((1, scaled.shape[1]))]))
+        correct = np.append(correct, 1 - correct[0])
     return LogisticRegression(C=strength, solver="lbfgs", max_iter=500).fit(scaled, correct)
 
 
-def fit_router(found: Search, choice: Choice, target: float, *, seed: int = 0) -> tuple[Router | None, float]:
-    """A router that skips the first stage of `choice` where the last is expected to gain much, and the cost ratio then.
+def fit_router(
+    found: Search, choice: Choice, instead: Choice, target: float, *, seed: int = 0
+) -> tuple[Router, Choice] | None:
+    """A router that skips the first stage of `choice` where the last is expected to gain much, and what that reaches.
 
-    None unless the saving, seen on prompts the models were not fit on, is larger than its standard error and the
-    quality stays at `target`: a router that saves nothing is one more thing to go stale.
+    None unless the saving against `instead`, seen on prompts the models were not fit on, is larger than its standard
+    error and the quality stays at `target` times the reference: a router that saves nothing is one more thing to go
+    stale.
     """
     recorded, columns = found.recorded, choice.columns
-    if len(columns) == 1 or len(recorded.prompts) < LEAST_PROMPTS:
-        return None, choice.cost_ratio
+    if len(recorded.prompts) < LEAST_PROMPTS:
+        return None
     seen = table(recorded.prompts, hashed=False)
     correct = recorded.correct[:, (columns[0], columns[-1])]
     gain = _cross_fitted_gain(seen, correct, seed)
     weights, at = recorded.counts / recorded.counts.sum(), np.arange(len(recorded))
-    told = [fit.probability for column in columns[:-1] if (fit := found.fits[column]) is not None]
+    told = found.served(choice)
     ran, right = np.cumsum(recorded.cost[:, columns], axis=1), recorded.correct[:, columns]
-    before = ran[at, stops(told, choice.thresholds)]
-    best, limit = 0.0, None
+    before = _costs(found, instead)
+    best, limit, reached = 0.0, None, choice
     for candidate in np.unique(np.round(np.quantile(gain, np.linspace(0.5, 0.98, 25)), 4)):
         skip = gain >= candidate
         stop = stops([np.where(skip, -1.0, told[0]), *told[1:]], choice.thresholds)
@@ -131,14 +139,22 @@ def fit_router(found: Search, choice: Choice, target: float, *, seed: int = 0) -
         mean = float(weights @ saved)
         error = float(np.sqrt(weights @ (saved - mean) ** 2 / recorded.counts.sum()))
         quality = float(weights @ right[at, stop]) / float(recorded.accuracy[-1])
-        if mean - error > best and quality >= target:
-            best, limit = mean - error, (candidate, mean)
+        if mean - error > best and quality >= target * found.reference:
+            ratio = instead.cost_ratio - mean / float(recorded.mean(recorded.cost[:, -1]))
+            # One is counted and knows the router, the other is calibrated and does not: the worse of both is believed.
+            best, limit = mean - error, float(candidate)
+            reached = replace(choice, quality=min(quality, choice.quality), cost_ratio=ratio)
     if limit is None:
-        return None, choice.cost_ratio
+        return None
     first, last = recorded.stages[columns[0]], recorded.stages[columns[-1]]
     models = dict(zip((first, last), fit_models(seen, correct, seed=seed), strict=True))
-    ratio = choice.cost_ratio - limit[1] / float(recorded.mean(recorded.cost[:, -1]))
-    return Router(models=models, skip_for_gain={first: float(limit[0])}), ratio
+    return Router(models=models, skip_for_gain={first: limit}), reached
+
+
+def _costs(found: Search, choice: Choice) -> Floats:
+    """n dollars, of all stages that run."""
+    stop = stops(found.served(choice), choice.thresholds, len(found.recorded))
+    return np.asarray(np.cumsum(found.recorded.cost[:, choice.columns], axis=1)[np.arange(len(stop)), stop])
 
 
 def _cross_fitted_gain(features_of: csr_matrix, correct: Floats, seed: int) -> Floats:

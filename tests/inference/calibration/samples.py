@@ -1,6 +1,7 @@
 """Chains of models that never were: what each answers to questions of our own, how sure it is, what it costs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ def chain(count: int, seed: int = 0, *, skills: tuple[float, ...] = SKILLS, tell
         signals=tuple({"logprob_mean": logprob[:, k]} for k in range(len(skills))),
         latency_ms=np.tile((100.0, 200.0, 400.0), (count, 1)),
     )
+
+
+def dear(count: int = 400) -> Recorded:
+    """A chain whose first stages cost so much, and are right so seldom, that a gate before the last saves nothing."""
+    record = chain(count, skills=(-0.2, 0.0, 4.0), tells=0.6)
+    return replace(record, cost=np.tile((0.0014, 0.003, 0.002), (count, 1)))
 
 
 def policy() -> Policy:

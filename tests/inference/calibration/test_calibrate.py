@@ -1,5 +1,7 @@
 """A calibration from start to end: the policy it writes, its replay, its table and its pictures."""
 
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +11,11 @@ from rich.console import Console
 from services.inference.calibration.calibrate import calibrate
 from services.inference.calibration.recorded import Recorded
 from services.inference.calibration.replay import calibration_error, replay
-from services.inference.calibration.report import mixed, table, write_plots
+from services.inference.calibration.report import drawn, mixed, table, write_plots
 from services.inference.calibration.versions import written
 from services.inference.policies.parsing import parse_policy
-from services.inference.policies.schema import Policy
-from tests.inference.calibration.samples import chain, policy
+from services.inference.policies.schema import Policy, Router, RouterModel
+from tests.inference.calibration.samples import chain, dear, policy
 
 
 def _kept(record: Recorded, made: Policy) -> Recorded:
@@ -53,6 +55,69 @@ def test_a_proven_policy_says_with_which_confidence() -> None:
     made = calibrate(chain(3000), policy(), 0.95, 0.9)
     proven = [point.quality for point in made.policy.operating_points if point.guaranteed_with == 0.9]
     assert proven == [0.95]
+
+
+@pytest.mark.parametrize("confidence", [None, 0.9])
+@pytest.mark.parametrize("target", [0.9, 0.95])
+def test_operating_points_rise_in_quality_and_cost_below_the_last_stages(
+    confidence: float | None, target: float
+) -> None:
+    """Replayed for each point's quality: what costs more is better, and none costs more than the last stage alone."""
+    record = chain(1200)
+    made = calibrate(record, policy(), target, confidence).policy
+    scores = [replay(_kept(record, made), made, point.quality) for point in made.operating_points]
+    told = [point.cost_ratio for point in made.operating_points]
+    assert told == pytest.approx([score.cost_ratio for score in scores], abs=1e-6)
+    assert max(told) <= 1
+    for before, after in pairwise(scores):
+        same = (before.cost_ratio, before.quality) == (after.cost_ratio, after.quality)
+        assert same or (before.cost_ratio < after.cost_ratio and before.quality < after.quality)
+
+
+@pytest.mark.parametrize("confidence", [None, 0.9])
+def test_what_is_told_is_what_the_policy_does_on_the_same_questions(confidence: float | None) -> None:
+    """Quality and cost are those of its replay, in numbers and in words."""
+    record = chain(1200)
+    made = calibrate(record, policy(), 0.95, confidence)
+    read = parse_policy(written(made.policy, made.notes), known_models=None, priced=None)
+    score = replay(_kept(record, read), read)
+    assert (made.outcome.chosen.quality, made.outcome.chosen.cost_ratio) == (score.quality, score.cost_ratio)
+    assert f"{score.quality:.1%} of the last stage's accuracy at {score.cost_ratio:.1%} of its cost" in made.notes[1]
+
+
+@pytest.mark.parametrize("confidence", [None, 0.9])
+def test_where_no_gate_saves_the_last_stage_is_asked_alone(confidence: float | None) -> None:
+    """The policy has that one stage, replays at exactly its cost, and says why, whatever prompts a router could see."""
+    record = replace(dear(), prompts=tuple(f"what is {row}?" for row in range(400)))
+    made = calibrate(record, policy(), 0.98, confidence)
+    assert [stage.name for stage in made.policy.stages] == ["large"]
+    assert made.policy.router is None
+    assert [(point.quality, point.cost_ratio) for point in made.policy.operating_points] == [(1.0, 1.0)]
+    score = replay(_kept(record, made.policy), made.policy)
+    assert (score.quality, score.cost_ratio) == (1.0, 1.0)
+    assert "nothing cheaper than" in made.notes[0]
+
+
+def test_a_quality_that_no_point_reaches_asks_only_the_last_stage_with_a_router_too() -> None:
+    """As serving does, also on a record that has no prompts."""
+    model = RouterModel(intercept=0.0, weights={"log_chars": 0.1})
+    routed = policy().model_copy(update={"router": Router(models={"small": model}, skip_below={"small": 0.1})})
+    assert replay(chain(100), routed, 0.99).stages[-1].ran == 1.0
+
+
+def test_all_that_is_drawn_lies_within_the_axes() -> None:
+    """A stage that costs more than the last is seen, and so is what was chosen."""
+    outcome = calibrate(dear(), policy(), 0.95).outcome
+    assert max(cost for _, cost, _ in outcome.stages) > 1.08
+    (axes,) = drawn(outcome).axes
+    left, right = axes.get_xlim()
+    bottom, top = axes.get_ylim()
+    # Those without a label of their own go across the axes: the quality that was asked for.
+    series = [np.asarray(line.get_xydata()) for line in axes.lines if not str(line.get_label()).startswith("_")]
+    assert len(series) == 4
+    for x, y in np.concatenate(series):
+        assert left <= x <= right
+        assert bottom <= y <= top
 
 
 def test_a_policy_that_accepts_everything_at_once_costs_its_first_stage() -> None:

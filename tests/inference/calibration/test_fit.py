@@ -7,7 +7,7 @@ from services.contracts.failures import Rejected
 from services.inference.calibration.fit import LEVELS, Choice, Search, search, stops
 from services.inference.calibration.guarantee import choice_stops
 from services.inference.calibration.recorded import Recorded
-from tests.inference.calibration.samples import chain
+from tests.inference.calibration.samples import chain, dear
 
 
 def _quality(record: Recorded, found: Search, choice: Choice) -> float:
@@ -32,6 +32,14 @@ def test_a_higher_quality_is_never_cheaper() -> None:
     found = search(chain(1200))
     costs = [found.cheapest(target).cost_ratio for target in (0.8, 0.9, 0.95, 0.98, 1.0)]
     assert costs == sorted(costs)
+
+
+@pytest.mark.parametrize("target", [0.9, 0.95, 0.98, 1.0])
+def test_nothing_dearer_than_the_last_stage_alone_is_chosen(target: float) -> None:
+    """It keeps all of its own quality: gates that cost more are tried, and not taken."""
+    found = search(dear())
+    assert any(choice.quality >= target for choice in found.choices)
+    assert found.cheapest(target) == found.always_last
 
 
 def test_few_questions_get_one_gate_and_no_threshold_below_a_half() -> None:

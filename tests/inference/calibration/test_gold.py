@@ -88,6 +88,10 @@ def test_signals_are_computed_of_raw_logprobs(tmp_path: Path) -> None:
             lambda rows: [_output(rows, r, "large").update(cost_usd="0") for r in range(60)],
             "stage 'large' costs nothing",
         ),
+        (
+            lambda rows: [_output(rows, r, "large").update(cost_usd="1e-30") for r in range(60)],
+            "stage 'large', the last, costs less than a thousandth of stage 'medium'",
+        ),
         (lambda rows: rows.__delitem__(slice(LEAST_QUESTIONS - 1, None)), f"there are {LEAST_QUESTIONS - 1} questions"),
     ],
 )

@@ -35,6 +35,13 @@ def test_serving_computes_what_was_fit(hashed: bool) -> None:
     assert gain[hard].mean() > gain[~hard].mean() + 0.3
 
 
+def test_a_stage_that_is_always_right_has_a_model_too() -> None:
+    """The solver takes no column of one kind; a last stage that never failed is one."""
+    seen = table(_prompts(np.arange(60) % 2 == 0), hashed=False)
+    correct = np.column_stack([np.arange(60) % 3 > 0, np.ones(60)]).astype(float)
+    assert predict(fit_models(seen, correct)[1], seen).min() > 0.9
+
+
 def test_a_router_is_fit_where_prompts_tell_what_the_first_stage_cannot_do() -> None:
     """It skips the first stage there, which costs less and loses nothing."""
     record = chain(1500)
