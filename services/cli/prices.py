@@ -126,6 +126,8 @@ async def rerate(
     if session.json:
         print_json({"applied": apply, **as_json(report)})
         return None
+    if not report.calls_seen:
+        raise CommandFailed(Exit.MISSING, _none_seen(tenant, model))
     out = stdout()
     if report.total.calls:
         out.print(_differences(report))
@@ -139,6 +141,12 @@ async def rerate(
     if report.total.calls and not apply:
         out.print("Nothing was changed. To do it, add --apply.", style="dim")
     return None
+
+
+def _none_seen(tenant: str, model: str) -> str:
+    whose = f" of tenant {tenant}" if tenant else ""
+    which = f" with model {model}" if model else ""
+    return f"there is no call{whose}{which} in that time; `headwater costs --by tenant,model` tells which there are"
 
 
 @client_command(app, "close", role="admin", timeout=LONG, example="headwater prices close 2026-10")

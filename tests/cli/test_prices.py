@@ -135,6 +135,14 @@ async def test_rerate_only_says_what_would_change(headwater: Headwater, script: 
     ]
 
 
+async def test_rerate_of_calls_that_there_are_none_of_is_a_mistake(headwater: Headwater, script: Script) -> None:
+    """A name may be mistyped: it says which, and where the right ones are."""
+    script.answers["Rerate"] = lambda _: pb.RerateResponse(total=pb.RerateDifference())
+    ended = await headwater("prices", "rerate", "--since", "30d", "--tenant", "acmee", "--model", "openai/gpt4o")
+    assert (ended.code, ended.out) == (Exit.MISSING, "")
+    assert "there is no call of tenant acmee with model openai/gpt4o in that time" in ended.err
+
+
 async def test_rerate_does_it_when_asked_to(headwater: Headwater, script: Script) -> None:
     """With the same figures, for programs too."""
     script.answers["Rerate"] = lambda _: REPORT
