@@ -38,7 +38,7 @@ async def audit(
     """Prove that all usage that was told is in the cost tables, and store what is missing.
 
     Ends with 1 when it is not: something is missing, lost, charged twice, waits for too long or was not looked at in
-    time.
+    time, or calls are gone of a month that keeps its sums.
     """
     request = metering_pb2.AuditRequest(full=full, dry_run=dry_run)
     answers: list[metering_pb2.AuditResponse] = []

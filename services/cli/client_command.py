@@ -14,9 +14,10 @@ import typer
 
 from services.cli.connection import DEFAULT_ADDRESS, Connection, Role, Server, connected, credential, server
 from services.cli.data_folder import DataFolder, default_data_folder
-from services.cli.durations import duration, in_words
+from services.cli.durations import duration
 from services.cli.errors import CommandFailed, Exit, of_rpc_error
 from services.cli.rendering import note
+from services.runtime.durations import in_words
 
 PANEL = "Connection"
 

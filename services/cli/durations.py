@@ -1,10 +1,8 @@
 """Times as people type them: `90s`, `5m`, `2h`, `7d`, `2026-11-21`, `2026-11-21T09:00`."""
 
-import re
 from datetime import UTC, datetime, timedelta
 
-_UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)?")
+from services.runtime.durations import FORMS, span_of
 
 
 def duration(text: str) -> timedelta:
@@ -13,14 +11,10 @@ def duration(text: str) -> timedelta:
     Raises:
         ValueError: it is none, or not more than zero.
     """
-    match = _DURATION.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is not a duration: write 30s, 5m, 2h or 7d")
-    try:
-        span = timedelta(**{_UNITS[match[2] or "s"]: float(match[1])})
-    except OverflowError:
-        raise ValueError(f"{text!r} is too long") from None
-    if span <= timedelta(0):
+    span = span_of(text)
+    if span is None:
+        raise ValueError(f"{text!r} is not a duration: write {FORMS}")
+    if not span:
         raise ValueError(f"{text!r} is not more than zero")
     return span
 
@@ -32,7 +26,7 @@ def moment(text: str, now: datetime) -> datetime:
         ValueError: it is neither.
     """
     text = text.strip()
-    if _DURATION.fullmatch(text) and not text.isdigit():
+    if not text.isdigit() and span_of(text) is not None:
         try:
             return now - duration(text)
         except OverflowError:
@@ -42,14 +36,3 @@ def moment(text: str, now: datetime) -> datetime:
     except ValueError:
         raise ValueError(f"{text!r} is not a time: write 7d, 24h, 2026-11-21 or 2026-11-21T09:00") from None
     return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-def in_words(span: timedelta) -> str:
-    """`span` as people write it, in the largest unit that keeps it whole: 1.5s, 30s, 5m."""
-    seconds = span.total_seconds()
-    if seconds < 1:
-        return f"{max(1, round(seconds * 1000))}ms"
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
-        if seconds >= size and seconds % size == 0:
-            return f"{int(seconds // size)}{unit}"
-    return f"{seconds:.1f}".removesuffix(".0") + "s"

@@ -22,8 +22,8 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from services.cli.durations import in_words
 from services.contracts.failures import Busy, Conflict, Denied, Exhausted, Failure, Missing, Rejected
+from services.runtime.durations import in_words
 
 Detail = TypeVar("Detail", bound=Message)
 
@@ -84,12 +84,23 @@ _FAILURE_EXITS: tuple[tuple[type[Failure], Exit], ...] = (
 class CommandFailed(Exception):
     """Ends a command with an exit code and one line that says what to do."""
 
-    def __init__(self, exit_code: Exit, message: str, *, concerns_every_call: bool = False) -> None:
-        """`concerns_every_call`: the next call would fail the same way, so there is no point in making it."""
+    def __init__(
+        self,
+        exit_code: Exit,
+        message: str,
+        *,
+        concerns_every_call: bool = False,
+        call_again_after: timedelta | None = None,
+    ) -> None:
+        """`concerns_every_call`: the next call would fail the same way, so there is no point in making it.
+
+        `call_again_after`: the server is only busy or stops, and the same call may succeed by then.
+        """
         super().__init__(message)
         self.exit_code = exit_code
         self.message = message
         self.concerns_every_call = concerns_every_call
+        self.call_again_after = call_again_after
 
 
 def of_failure(failure: Failure) -> CommandFailed:
@@ -108,8 +119,10 @@ def of_rpc_error(error: grpc.aio.AioRpcError, address: str, timeout: timedelta) 
         return CommandFailed(exit_code, f"no answer from {address} within {in_words(timeout)}: {longer}")
     if answer is None:
         return _without_answer(code, exit_code, error.details() or "", address)
+    retry = _detail(answer, error_details_pb2.RetryInfo())
+    pause = retry.retry_delay.ToTimedelta() if retry is not None and code is grpc.StatusCode.UNAVAILABLE else None
     denied = exit_code is Exit.DENIED
-    return CommandFailed(exit_code, _sentence(code, answer), concerns_every_call=denied)
+    return CommandFailed(exit_code, _sentence(code, answer), concerns_every_call=denied, call_again_after=pause)
 
 
 def _without_answer(code: grpc.StatusCode, exit_code: Exit, details: str, address: str) -> CommandFailed:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -35,8 +36,11 @@ from services.runtime.outbox import Outbox, outbox
 from services.runtime.process import announced, collect_garbage_less, exclusive, write_private
 from services.runtime.rpc import RpcServer
 from services.runtime.seen_through import until_all_seen_through
+from services.runtime.stopping import Stopping
 from services.runtime.telemetry import log
 
+_LAST_WORDS = timedelta(seconds=2)
+"""Longest time for what the end of the drain leaves to be told."""
 ADMIN_SCOPES = frozenset({"SCOPE_ADMIN"})
 
 
@@ -79,13 +83,18 @@ async def running(settings: Settings, roles: frozenset[Role], only: Half | None)
         server = RpcServer(settings.rpc, keys)
         address = server.listen()
         await _open_roles(settings, roles, only, bus, keys, server, stack)
-        stack.push_async_callback(until_all_seen_through, settings.process.drain_timeout)
+        stack.push_async_callback(_see_through, server.stopping, settings.process.drain_timeout)
         await stack.enter_async_context(server.serving(settings.process.drain_timeout))
         if roles == ALL_ROLES:
             stack.enter_context(announced(settings.data_dir, address))
         collect_garbage_less()
         yield address
         log.info("stopping")
+
+
+async def _see_through(stopping: Stopping, drain_timeout: timedelta) -> None:
+    """Also what calls that were cut short at the end of the drain have used is told."""
+    await until_all_seen_through(stopping.left_of(drain_timeout) + _LAST_WORDS)
 
 
 def check_roles(settings: Settings, roles: frozenset[Role], only: Half | None = None) -> None:
@@ -194,6 +203,7 @@ async def _open_roles(
                 ingest.working(
                     settings.ingest,
                     drain,
+                    stopping=server.stopping,
                     bus=bus,
                     usage=usage,
                     blobs=blobs,

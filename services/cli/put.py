@@ -56,21 +56,24 @@ async def put(
     if session.json:
         print_json(_document(outcomes, tried=len(outcomes), of=len(files)))
     else:
-        _print_summary(outcomes)
+        _print_summary(outcomes, is_stopped=uploading.stopped_by is not None)
     if uploading.stopped_by is not None:
         raise uploading.stopped_by
     return Exit.FAILED if any(outcome.reason for outcome in outcomes) else None
 
 
-def _print_summary(outcomes: Sequence[Outcome]) -> None:
+def _print_summary(outcomes: Sequence[Outcome], *, is_stopped: bool) -> None:
+    """`is_stopped`: one line will tell why nobody knows more of any file that is accepted."""
     out = stdout()
     counts = Counter(outcome.kind for outcome in outcomes)
     kinds = [kind for kind in _STYLES if counts[kind] or (kind == "indexed" and not counts["accepted"])]
     out.print(Text(", ").join(Text(f"{counts[kind]:,} {kind}", style=_STYLES[kind]) for kind in kinds))
     for outcome in outcomes:
-        if outcome.reason:
+        if outcome.reason and not (is_stopped and outcome.kind == "accepted"):
             out.print(Text("  ").append_text(plain(outcome.file.name, "bold")))
             print_indented(out, plain(outcome.reason))
+    if is_stopped and counts["accepted"]:
+        out.print("What is accepted is not lost: `headwater docs` tells how it fares.")
 
 
 def _document(outcomes: Sequence[Outcome], *, tried: int, of: int) -> dict[str, object]:

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -19,6 +20,7 @@ from services.ingest.settings import IngestSettings
 from services.knowledge.settings import KnowledgeSettings
 from services.metering.settings import MeteringSettings
 from services.retrieval.settings import RetrievalSettings
+from services.runtime.durations import FORMS, as_typed
 from services.runtime.settings import (
     BusSettings,
     ClientSettings,
@@ -112,6 +114,8 @@ def load_settings() -> Settings:
 
 def _told(problem: Mapping[str, Any]) -> str:
     """What is wrong, in words: nobody reads a pattern, but its field's description says what is meant."""
+    if problem["type"].startswith("time_delta"):
+        return f"is not a duration: write {FORMS}"
     if problem["type"] != "string_pattern_mismatch":
         return str(problem["msg"]).removeprefix("Value error, ")
     section: type[BaseModel] = Settings
@@ -167,7 +171,7 @@ def _as_set(value: object) -> str:
     if isinstance(value, dict):
         plain = {key: v.model_dump(mode="json", exclude_unset=True) for key, v in value.items()}
         return json.dumps(plain)
-    return str(value)
+    return as_typed(value) if isinstance(value, timedelta) else str(value)
 
 
 def _variable(path: tuple[str | int, ...]) -> str:

@@ -1,6 +1,7 @@
 """Puts many files at once and sees each of them indexed."""
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,9 @@ import grpc
 from headwater.ingest.v1 import ingest_pb2
 
 from services.cli.client_command import Session
-from services.cli.durations import in_words
 from services.cli.errors import CommandFailed
 from services.cli.local_files import LocalFile
+from services.runtime.durations import in_words
 
 PIECE_BYTES = 256 * 1024
 """Bytes of a document in one message; a quarter of what the contract allows."""
@@ -131,6 +132,18 @@ class Uploading:
         accepted.put_nowait(None)
 
     async def _watch(self, taken: _Accepted) -> Outcome:
+        """How it fares; a server that stops says to call again, and another may answer, or itself when it is back."""
+        until = time.monotonic() + self._session.timeout.total_seconds()
+        while True:
+            try:
+                return await self._watch_once(taken)
+            except grpc.aio.AioRpcError as error:
+                pause = self._session.failure(error).call_again_after
+                if pause is None or time.monotonic() + pause.total_seconds() > until:
+                    raise
+                await asyncio.sleep(pause.total_seconds())
+
+    async def _watch_once(self, taken: _Accepted) -> Outcome:
         document_id = taken.document.document_id
         request = ingest_pb2.WatchDocumentRequest(document_id=document_id)
         async for change in self._session.connection.ingest.WatchDocument(request, **self._session.connection.terms):

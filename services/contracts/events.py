@@ -214,7 +214,7 @@ class UsageSettled(Event):
     model: Label
     feature: Label = ""
     key_id: Label = ""
-    """The API key that made the request."""
+    """The API key that made the request, or put the document."""
     outcome_id: Label = ""
     """The business outcome that the request works towards."""
     user: Label = ""
@@ -276,7 +276,8 @@ AlertKind = Literal[
 budget_threshold: settled spending reached a share of a budget (told as BudgetThresholdReached). budget_forecast: it is
 expected to pass the cap before the period ends. cost_spike: an hour far above what the season lets expect. cost_drift:
 a week far from the one before. price_missing: calls were priced by the fallback, or at nothing. usage_gap: usage in the
-stream and not in the table. usage_late: usage waits too long to be stored.
+stream and not in the table, or in it twice, or sums that are not those of their calls. usage_late: usage waits too long
+to be stored.
 """
 
 

@@ -8,7 +8,8 @@
     ├── Conflict          it is there already        ALREADY_EXISTS       dead-letter, term
     ├── Exhausted         a limit is reached         RESOURCE_EXHAUSTED   nak until it resets
     └── Busy              a dependency is away       UNAVAILABLE          nak with backoff
-        └── Overdue       the caller's time was up   DEADLINE_EXCEEDED    nak with backoff
+        ├── Overdue       the caller's time was up   DEADLINE_EXCEEDED    nak with backoff
+        └── Taken         somebody else is at it     UNAVAILABLE          held, keeping nobody
 
 Any other exception is a bug: INTERNAL with an id in the message and the detail in the log.
 """
@@ -75,6 +76,10 @@ class Busy(Failure):
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(reason, message, retry_after=retry_after, metadata=metadata)
+
+
+class Taken(Busy):
+    """Somebody else is at it, for as long as it takes: whoever waits for that must keep nobody from working."""
 
 
 class Overdue(Busy):

@@ -4,16 +4,15 @@ The versioned book comes first, then the prices of the settings and of local mod
 snapshot by the time of the call. A model nobody knows is priced at the fallback and marked as estimated, never $0.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Protocol, TypeVar
 
+from services.contracts.book_versions import ALWAYS, FALLBACK_PRICE, Version, Versions
 from services.contracts.events import TokenUsage
-from services.contracts.price import EXACT, PICO, Fallback, Price, input_tokens, uncached
-from services.contracts.price_file import ANY, BookFile, Entry, Markup
+from services.contracts.price import EXACT, PICO, Price, input_tokens, uncached
+from services.contracts.price_file import BookFile, Entry
 from services.contracts.snapshot_prices import MOST_SOURCE_CHARS, snapshot_cost, snapshot_price, snapshot_source
 
 __all__ = [
@@ -77,34 +76,6 @@ LOCAL_PRICES: Mapping[str, Price] = {
 }
 """What an operator is charged for the CPU of a local model or stage, until they set their own."""
 
-FALLBACK_PRICE = Fallback(input=Decimal(10), output=Decimal(30))
-"""For a model without a price: high, so that a forgotten price is noticed and a budget errs on the safe side."""
-
-
-class _Version:
-    """A version of the book, laid out for looking up."""
-
-    def __init__(self, number: int, file: BookFile) -> None:
-        self.number = number
-        self.fallback = file.fallback or FALLBACK_PRICE
-        self._entries: dict[str, list[Entry]] = defaultdict(list)
-        for entry in file.prices:
-            self._entries[entry.model].append(entry)
-        self._markups: dict[str, list[Markup]] = defaultdict(list)
-        for markup in file.markups:
-            self._markups[markup.tenant].append(markup)
-
-    def entry(self, key: str, at: datetime) -> Entry | None:
-        entries = self._entries.get(key)
-        return _at(entries, at) if entries else None
-
-    @property
-    def has_markups(self) -> bool:
-        return bool(self._markups)
-
-    def markup(self, tenant: str, at: datetime) -> Markup | None:
-        return _at(self._markups.get(tenant, ()), at) or _at(self._markups.get(ANY, ()), at)
-
 
 class PriceBook:
     """Prices of models, by provider and name."""
@@ -112,34 +83,49 @@ class PriceBook:
     def __init__(self, own: Mapping[str, Price]) -> None:
         """`own` is keyed by ``<provider>/<model>``."""
         self._own = {**LOCAL_PRICES, **own}
-        self._shelf = [_Version(0, BookFile())]
-        """Holds the current version, for this book and those made of it."""
+        self._versions = Versions(Version(0, BookFile()))
+        """For this book and those made of it."""
+        self._then: PriceBook | None = None
+        """What was asked for last: messages that follow each other were told under the same version."""
 
     @property
     def version(self) -> int:
         """Of the versioned book; 0 while there is none."""
-        return self._shelf[0].number
+        return self._versions.newest.number
 
-    def adopt(self, version: int, file: BookFile) -> None:
-        """Prices by `file` from now on, here and in every book made of this one by with_own."""
-        self._shelf[0] = _Version(version, file)
+    def adopt(self, version: int, file: BookFile, since: datetime = ALWAYS) -> None:
+        """Prices by `file` from now on, here and in every book made of this one by with_own.
+
+        What was told before `since` goes by the versions before it: see `as_of`.
+        """
+        self._versions.add(Version(version, file), since)
 
     def with_own(self, own: Mapping[str, Price]) -> "PriceBook":
         """The book with further own prices, which come before those it has."""
         book = PriceBook({**self._own, **own})
-        book._shelf = self._shelf
+        book._versions = self._versions
         return book
 
     def pinned(self) -> "PriceBook":
         """The book as it is now: it follows no later version."""
+        return self._with(self._versions.newest)
+
+    def as_of(self, time: datetime) -> "PriceBook":
+        """The book as it was at `time`, whatever was put since; prices of the settings and of packages are today's."""
+        version = self._versions.at(time)
+        if self._then is None or self._then._versions.newest is not version:
+            self._then = self._with(version)
+        return self._then
+
+    def _with(self, version: Version) -> "PriceBook":
         book = PriceBook(self._own)
-        book._shelf = list(self._shelf)
+        book._versions = Versions(version)
         return book
 
     def cost(self, provider: str, model: str, tokens: TokenUsage, at: datetime, *, batch: bool = False) -> Cost:
         """What `tokens` of a call made at `at` cost; in a `batch` at the discount of the book, if it gives one."""
         key = f"{provider}/{model}"
-        version = self._shelf[0]
+        version = self._versions.newest
         if entry := version.entry(key, at):
             price = entry.price_of(input_tokens(tokens)) if entry.tiers else entry.per_million
             return Cost(price.cost_usd(tokens, entry.batch_share if batch else None), _book_source(version.number, key))
@@ -156,7 +142,7 @@ class PriceBook:
         Writing to a cache costs more than plain input at some providers, and some cache without being asked.
         """
         key = f"{provider}/{model}"
-        version = self._shelf[0]
+        version = self._versions.newest
         if entry := version.entry(key, at):
             return Cost(_most_by(entry, tokens), _book_source(version.number, key))
         if own := self._own.get(key):
@@ -176,12 +162,12 @@ class PriceBook:
 
     @property
     def marks_up(self) -> bool:
-        """Whether anybody is ever charged more or less than a call's cost."""
-        return self._shelf[0].has_markups
+        """Whether anybody is, or ever was, charged more or less than a call's cost."""
+        return self._versions.any_markups
 
     def charged(self, tenant: str, cost_usd: Decimal, at: datetime) -> Charged:
         """What `tenant` is charged, to the pico-dollar, for a call at `at` that cost `cost_usd`."""
-        version = self._shelf[0]
+        version = self._versions.newest
         markup = version.markup(tenant, at)
         if markup is None:
             return Charged(cost_usd)
@@ -192,13 +178,13 @@ class PriceBook:
 
     def markup_percent(self, tenant: str, at: datetime) -> Decimal:
         """How much more than the cost `tenant` is charged for calls at `at`."""
-        markup = self._shelf[0].markup(tenant, at)
+        markup = self._versions.newest.markup(tenant, at)
         return Decimal(0) if markup is None else markup.percent
 
     def applied(self, provider: str, model: str, at: datetime) -> Applied:
         """The price of calls at `at`."""
         key = f"{provider}/{model}"
-        version = self._shelf[0]
+        version = self._versions.newest
         if entry := version.entry(key, at):
             return Applied(_book_source(version.number, key), entry.per_million, entry)
         if own := self._own.get(key):
@@ -206,24 +192,6 @@ class PriceBook:
         if snapshot_cost(provider, model, TokenUsage(), at) is not None:
             return Applied(snapshot_source(key), snapshot_price(provider, model, TokenUsage(), at))
         return Applied(_fallback_source(version.number), version.fallback)
-
-
-class _Dated(Protocol):
-    @property
-    def start(self) -> datetime: ...
-    @property
-    def end(self) -> datetime: ...
-
-
-_D = TypeVar("_D", bound=_Dated)
-
-
-def _at(dated: Iterable[_D], at: datetime) -> _D | None:
-    """The one that covers `at`; no two do."""
-    for one in dated:
-        if one.start <= at < one.end:
-            return one
-    return None
 
 
 def _most_by(entry: Entry, tokens: TokenUsage) -> Decimal:

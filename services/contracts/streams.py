@@ -160,6 +160,12 @@ BEATS_BUCKET = BucketSpec(
     max_bytes=16 * MIB,
     ttl=timedelta(seconds=15),
 )
+LEASES_BUCKET = BucketSpec(
+    "leases",
+    "what one process of all does at a time: closing months and re-rating; expires with a process that died",
+    max_bytes=1 * MIB,
+    ttl=timedelta(seconds=30),
+)
 BUCKETS = (
     PSEUDONYMS_BUCKET,
     TENANTS_BUCKET,
@@ -173,4 +179,5 @@ BUCKETS = (
     BUDGETS_BUCKET,
     OWNERS_BUCKET,
     BEATS_BUCKET,
+    LEASES_BUCKET,
 )

@@ -1,11 +1,11 @@
 """Answers: what a caller asks, what retrieval finds for it, what the caller gets."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
 from uuid import UUID
 
+from services.contracts.attribution import Attribution
 from services.contracts.events import TokenUsage
 from services.inference.cascade import AnswerStatus, Verdict
 from services.inference.drafts import Citation
@@ -20,18 +20,6 @@ class Limits:
     target_quality: float | None = None
     max_cost_usd: Decimal | None = None
     max_stage: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Attribution:
-    """What a request is for, in cost reports."""
-
-    feature: str = ""
-    key_id: str = ""
-    outcome_id: str = ""
-    user: str = ""
-    """A pseudonym."""
-    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ import msgspec
 from headwater.inference.v1 import inference_pb2 as pb
 from headwater.inference.v1.inference_pb2_grpc import InferenceServiceServicer
 
+from services.contracts.attribution import Attribution
 from services.contracts.failures import Rejected
 from services.contracts.tenants import TenantId
-from services.inference.answers import Answer, Attribution, Guess, Limits, Question, StageReport
+from services.inference.answers import Answer, Guess, Limits, Question, StageReport
 from services.inference.cascade import AnswerStatus, Decision
 from services.inference.drafts import Citation
 from services.inference.generate import Generate

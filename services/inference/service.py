@@ -15,6 +15,7 @@ from headwater.inference.v1.inference_pb2_grpc import add_InferenceServiceServic
 from headwater.inference.v1.policies_pb2_grpc import add_PolicyServiceServicer_to_server
 from headwater.retrieval.v1 import retrieval_pb2
 
+from services.contracts.attribution import Attribution
 from services.contracts.events import TokenUsage
 from services.contracts.prices import Price, PriceBook
 from services.contracts.streams import ASSIGNMENTS_BUCKET, POLICIES_BUCKET, PSEUDONYMS_BUCKET
@@ -111,6 +112,7 @@ def retriever(clients: Clients) -> Retrieve:
             limit=limit,
             document_ids=question.document_ids,
             feature=question.attribution.feature,
+            attribution=_attribution(question.attribution),
             include_query_embedding=True,
         )
         try:
@@ -122,6 +124,11 @@ def retriever(clients: Clients) -> Retrieve:
         return Found(tuple(map(_hit, response.passages)), vector, Decimal(response.usage.cost_usd or 0))
 
     return retrieve
+
+
+def _attribution(of: Attribution) -> retrieval_pb2.Attribution:
+    # The key is not in it: retrieval knows it from the credential, as it does the tenant.
+    return retrieval_pb2.Attribution(outcome_id=of.outcome_id, user=of.user, labels=of.labels)
 
 
 def _hit(found: retrieval_pb2.Passage) -> Hit:

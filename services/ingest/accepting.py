@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import IO
@@ -14,12 +14,15 @@ from services.contracts.events import DocumentAccepted, Event, derived_id
 from services.contracts.failures import Busy, Exhausted, Rejected
 from services.contracts.tenants import TenantId
 from services.ingest.blobs import Blobs
-from services.ingest.documents import Document, Documents, State, accepted
+from services.ingest.documents import Document, Documents, State, accepted, key_of
+from services.ingest.turns import Turns
 from services.runtime.seen_through import seen_through
 from services.runtime.telemetry import log
 
 _SPOOL_IN_MEMORY_BYTES = 1024 * 1024
 _ATTEMPTS = 8
+_MOST_LEFT_OVER = 100
+"""A document that is put again and again while no worker comes for it must not outgrow its record."""
 _HEARD_OUT = 4
 """An upload that is too large is read on, unstored, up to this many times the limit: a client that is cut off while it
 writes may see a broken connection in place of the reason."""
@@ -31,6 +34,7 @@ class Accepting:
     def __init__(
         self,
         documents: Documents,
+        turns: Turns,
         blobs: Blobs,
         tell: Callable[[Event], Awaitable[None]],
         *,
@@ -40,6 +44,7 @@ class Accepting:
         idle_timeout: timedelta,
     ) -> None:
         self._documents = documents
+        self._turns = turns
         self._blobs = blobs
         self._tell = tell
         self._max_document_bytes = max_document_bytes
@@ -49,9 +54,11 @@ class Accepting:
         self._uploads: Counter[TenantId] = Counter()
 
     async def put(
-        self, tenant: TenantId, document_id: str, name: str, pieces: AsyncIterator[bytes]
+        self, tenant: TenantId, document_id: str, name: str, pieces: AsyncIterator[bytes], *, key_id: str = ""
     ) -> tuple[Document, bool]:
         """Makes a document durable and has it indexed; returns its record and whether nothing had to be done.
+
+        `key_id` is that of the API key which puts it: the indexing is told in its name.
 
         Raises:
             Rejected: it is empty or too large.
@@ -66,7 +73,7 @@ class Accepting:
                 spool.close()
                 raise
             # Seen through: bytes without a record, because the caller hung up between the two, would stay for good.
-            return await seen_through(self._accept(tenant, document_id, name, version, size, spool))
+            return await seen_through(self._accept(tenant, document_id, name, version, size, key_id, spool))
 
     async def delete(self, tenant: TenantId, document_id: str) -> Document:
         """Records that the document shall be deleted; it stops being listed as indexed at once.
@@ -76,17 +83,26 @@ class Accepting:
         """
         for _ in range(_ATTEMPTS):
             current, revision = await self._documents.get(tenant, document_id)
-            wish = current.moved(State.DELETING)
+            wish = current.moved(State.DELETING, failure_code="", failure_reason="")
             if await self._documents.replace(tenant, wish, revision):
                 await self._announce(tenant, wish)
                 return wish
         raise _contended()
 
     async def announce_stragglers(self, older_than: timedelta) -> int:
-        """Tells again of documents that have waited for longer: a crash may have kept their event from being told."""
+        """Tells again of documents that have waited for longer: a crash may have kept their event from being told.
+
+        Not of those that a worker is at, however long that takes it.
+        """
         now, count = datetime.now(UTC), 0
-        for tenant, document in await self._documents.everyones():
-            if document.state in {State.ACCEPTED, State.DELETING} and now - document.updated_at > older_than:
+        waiting = [
+            (tenant, document)
+            for tenant, document in await self._documents.everyones()
+            if document.unfinished and now - document.updated_at > older_than
+        ]
+        taken = await self._turns.taken() if waiting else frozenset()
+        for tenant, document in waiting:
+            if key_of(tenant, document.document_id) not in taken:
                 await self._announce(tenant, document, nonce=uuid4())
                 count += 1
         if count:
@@ -136,48 +152,66 @@ class Accepting:
             yield piece
 
     async def _accept(
-        self, tenant: TenantId, document_id: str, name: str, version: str, size: int, content: IO[bytes]
+        self, tenant: TenantId, document_id: str, name: str, version: str, size: int, key_id: str, content: IO[bytes]
     ) -> tuple[Document, bool]:
         with content:
-            return await self._record(tenant, document_id, name, version, size, content)
+            return await self._record(tenant, document_id, name, version, size, key_id, content)
 
     async def _record(
-        self, tenant: TenantId, document_id: str, name: str, version: str, size: int, content: IO[bytes]
+        self, tenant: TenantId, document_id: str, name: str, version: str, size: int, key_id: str, content: IO[bytes]
     ) -> tuple[Document, bool]:
-        new: Document | None = None
-        for _ in range(_ATTEMPTS):
-            found = await self._documents.find(tenant, document_id)
-            current, revision = found or (None, None)
-            if current is not None and _is_already(current, name, version):
-                if new is not None:
-                    await self._blobs.delete(tenant, document_id, new.upload_id)
-                await self._announce(tenant, current)
-                return current, True
-            if new is None:
-                new = accepted(document_id, name, size, version, uuid4())
-                content.seek(0)
-                await self._blobs.put(tenant, document_id, new.upload_id, content)
-            if current is not None:
-                new = new.model_copy(
-                    update={
-                        "indexed_version": current.indexed_version,
-                        "indexed_upload_id": current.indexed_upload_id,
-                        "chunk_count": current.chunk_count,
-                    }
-                )
-            if await self._documents.replace(tenant, new, revision):
-                await self._announce(tenant, new)
-                await self._drop_superseded(tenant, current)
-                return new, False
-        raise _contended()
+        refused: list[UUID] = []
+        try:
+            for _ in range(_ATTEMPTS):
+                current, revision = await self._documents.find(tenant, document_id) or (None, None)
+                if current is not None and _is_already(current, name, version):
+                    await self._announce(tenant, current)
+                    return current, True
+                new = accepted(document_id, name, size, version, uuid4(), key_id)
+                if current is not None:
+                    new = new.in_place_of(await self._relieved(tenant, current))
+                # Stored anew at every attempt: whoever changed the record may be removing what it did not name.
+                await self._store(tenant, new, content)
+                if await self._documents.replace(tenant, new, revision):
+                    if revision is None:
+                        await self._store_if_gone(tenant, new, content)
+                    await self._announce(tenant, new)
+                    return new, False
+                refused.append(new.upload_id)
+            raise _contended()
+        finally:
+            await self._remove(tenant, document_id, refused)
 
-    async def _drop_superseded(self, tenant: TenantId, old: Document | None) -> None:
-        """Removes bytes that were replaced before they were ever indexed."""
-        if old is not None and old.upload_id != old.indexed_upload_id:
-            await self._blobs.delete(tenant, old.document_id, old.upload_id)
+    async def _store(self, tenant: TenantId, document: Document, content: IO[bytes]) -> None:
+        content.seek(0)
+        await self._blobs.put(tenant, document.document_id, document.upload_id, content)
+
+    async def _store_if_gone(self, tenant: TenantId, document: Document, content: IO[bytes]) -> None:
+        """A document with this id may have come and been erased while ours was stored, and our bytes with it."""
+        try:
+            if not await self._blobs.has(tenant, document.document_id, document.upload_id):
+                await self._store(tenant, document, content)
+        except Busy as failure:
+            log.warning("could not look whether the bytes are still there", tenant=tenant, reason=failure.reason)
+
+    async def _relieved(self, tenant: TenantId, document: Document) -> Document:
+        """The record without what is left over, which is removed here when that is a lot."""
+        if len(document.left_over) < _MOST_LEFT_OVER:
+            return document
+        for upload_id in document.left_over:
+            await self._blobs.delete(tenant, document.document_id, upload_id)
+        return document.model_copy(update={"left_over": ()})
+
+    async def _remove(self, tenant: TenantId, document_id: str, uploads: Sequence[UUID]) -> None:
+        """Removes uploads that no record ever named; when that fails they go with the document."""
+        try:
+            for upload_id in uploads:
+                await self._blobs.delete(tenant, document_id, upload_id)
+        except Busy as failure:
+            log.warning("an upload that was not accepted is not removed", tenant=tenant, reason=failure.reason)
 
     async def _announce(self, tenant: TenantId, document: Document, nonce: UUID | None = None) -> None:
-        if document.state not in {State.ACCEPTED, State.DELETING}:
+        if not document.unfinished:
             return
         event_id = derived_id("accepted", tenant, str(document.upload_id), document.state, str(nonce or ""))
         await self._tell(

@@ -1,6 +1,8 @@
 """Raw documents' bytes, kept in an object store under ``<tenant>/<document id>/<upload id>``."""
 
 import asyncio
+import contextlib
+import os
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +18,10 @@ from services.contracts.tenants import TenantId
 from services.runtime.telemetry import log
 
 _COPY_BYTES = 1024 * 1024
+MOST_LISTED = 500
+"""Uploads of a document in a list; a record that names them all stays well below what its bucket takes."""
+_UPLOAD = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""Whatever else somebody lays there is not ours to remove."""
 _UNFINISHED = re.compile(r"#\d+$")
 """How a local store names a file that it is still writing; it lists none of those."""
 _UNFINISHED_FOR = timedelta(hours=1)
@@ -27,7 +33,8 @@ def open_blobs(url: str | None, folder: Path) -> "Blobs":
     if url is not None:
         return Blobs(from_url(url))
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return Blobs(LocalStore(folder))
+    # The folders of a document whose last upload goes are removed with it.
+    return Blobs(LocalStore(folder, automatic_cleanup=True))
 
 
 class Blobs:
@@ -61,6 +68,26 @@ class Blobs:
         except (BaseError, OSError) as error:
             raise _busy() from error
 
+    async def has(self, tenant: TenantId, document_id: str, upload_id: UUID) -> bool:
+        """Whether there is such a blob."""
+        try:
+            await obstore.head_async(self._store, _path(tenant, document_id, upload_id))
+        except FileNotFoundError:
+            return False
+        except (BaseError, OSError) as error:
+            raise _busy() from error
+        return True
+
+    async def uploads(self, tenant: TenantId, document_id: str) -> frozenset[UUID]:
+        """The document's uploads that lie there, at most `MOST_LISTED`, whoever put them."""
+        try:
+            async for batch in obstore.list(self._store, f"{tenant}/{document_id}", chunk_size=MOST_LISTED):
+                names = [blob["path"].rpartition("/")[2] for blob in batch]
+                return frozenset(UUID(name) for name in names if _UPLOAD.fullmatch(name))
+        except (BaseError, OSError) as error:
+            raise _busy() from error
+        return frozenset()
+
     async def delete(self, tenant: TenantId, document_id: str, upload_id: UUID) -> None:
         """Removes a blob; one that is gone already is no error."""
         try:
@@ -77,14 +104,15 @@ class Blobs:
         """
         if not isinstance(self._store, LocalStore) or self._store.prefix is None:
             return 0
-        unfinished = [
-            file
-            for file in Path(self._store.prefix).rglob("*#*")
-            if _UNFINISHED.search(file.name) and file.stat().st_mtime < before.timestamp()
-        ]
-        for file in unfinished:
-            file.unlink(missing_ok=True)
-        return len(unfinished)
+        removed = 0
+        # Not rglob, which stumbles over a folder that is removed meanwhile.
+        for folder, _, names in os.walk(self._store.prefix):
+            for file in (Path(folder, name) for name in names if _UNFINISHED.search(name)):
+                with contextlib.suppress(FileNotFoundError):
+                    if file.stat().st_mtime < before.timestamp():
+                        file.unlink()
+                        removed += 1
+        return removed
 
 
 async def keep_removing_unfinished(blobs: Blobs) -> None:

@@ -47,6 +47,41 @@ class Document(BaseModel):
     failure_reason: str = ""
     indexed_version: str = ""
     indexed_upload_id: UUID | None = None
+    indexed_name: str = ""
+    """What the indexed version was put as; empty in records of earlier releases."""
+    left_over: tuple[UUID, ...] = ()
+    """Uploads that nobody wants any more and whose bytes are still to be removed."""
+    stray_points: bool = False
+    """Points of other versions than the indexed one may be there and are still to be removed."""
+    key_id: str = ""
+    """The API key that put these bytes; empty in records of earlier releases."""
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a worker still has something to do for it."""
+        return self.state in {State.ACCEPTED, State.DELETING} or bool(self.left_over) or self.stray_points
+
+    @property
+    def uploads(self) -> frozenset[UUID]:
+        """All uploads that it names."""
+        indexed = () if self.indexed_upload_id is None else (self.indexed_upload_id,)
+        return frozenset((self.upload_id, *indexed, *self.left_over))
+
+    def in_place_of(self, old: Self) -> Self:
+        """This record, just accepted, with what has to be remembered of the one that it replaces."""
+        if old.state is State.DELETING:
+            # Its points may be gone already, and a version that was deleted must not come back when this one fails.
+            return self.model_copy(update={"left_over": tuple(old.uploads), "stray_points": True})
+        return self.model_copy(
+            update={
+                "indexed_version": old.indexed_version,
+                "indexed_upload_id": old.indexed_upload_id,
+                "indexed_name": old.indexed_name,
+                "chunk_count": old.chunk_count,
+                "stray_points": old.stray_points,
+                "left_over": tuple(old.uploads - {old.indexed_upload_id}),
+            }
+        )
 
     def moved(self, state: State, **changes: object) -> Self:
         """This record in another state, now."""
@@ -58,7 +93,7 @@ def document_id_of(tenant: TenantId, name: str) -> str:
     return derived_id("document", tenant, name).hex
 
 
-def accepted(document_id: str, name: str, size_bytes: int, version: str, upload_id: UUID) -> Document:
+def accepted(document_id: str, name: str, size_bytes: int, version: str, upload_id: UUID, key_id: str = "") -> Document:
     """The record of a document that was just put."""
     now = _now()
     return Document(
@@ -70,6 +105,7 @@ def accepted(document_id: str, name: str, size_bytes: int, version: str, upload_
         state=State.ACCEPTED,
         accepted_at=now,
         updated_at=now,
+        key_id=key_id,
     )
 
 

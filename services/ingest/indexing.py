@@ -14,7 +14,6 @@ from typing import IO
 from uuid import UUID
 
 from services.contracts.events import (
-    DocumentDeleted,
     DocumentFailed,
     DocumentIndexed,
     Event,
@@ -23,11 +22,12 @@ from services.contracts.events import (
     derived_id,
     usage_event_id,
 )
-from services.contracts.failures import Busy, Missing, Rejected
+from services.contracts.failures import Busy, Conflict, Missing, Rejected
 from services.contracts.prices import PriceBook
 from services.contracts.tenants import TenantId
 from services.ingest.blobs import Blobs
 from services.ingest.documents import Document, Documents, State
+from services.ingest.removing import Removing
 from services.ingest.turns import Turns
 from services.knowledge.embedder import Embedder, Priority
 from services.knowledge.passages import Chunk, Passage, Point, point_id
@@ -35,6 +35,7 @@ from services.knowledge.store import VectorStore
 from services.runtime.outbox import Tell
 
 _ROUNDS = 16
+_NOTHING_INDEXED = {"indexed_version": "", "indexed_upload_id": None, "indexed_name": "", "chunk_count": 0}
 
 
 class Indexing:
@@ -70,12 +71,14 @@ class Indexing:
         self._check_room = check_room
         self._cut = cut
         self._slice_chunks = slice_chunks
+        self._removing = Removing(documents, blobs, store, tell)
 
     async def reconcile(self, tenant: TenantId, document_id: str) -> None:
         """Brings the stores in line with the document's record and tells what came of it.
 
         Raises:
-            Busy: a store or the bus is away, another process is at the document, or the record keeps changing.
+            Taken: another worker is at the document.
+            Busy: a store or the bus is away, or the record keeps changing.
         """
         async with self._turns.of(tenant, document_id):
             await self._reconcile(tenant, document_id)
@@ -86,53 +89,50 @@ class Indexing:
             if found is None:
                 return
             document, revision = found
-            if document.state is State.DELETING:
-                done = await self._erase(tenant, document, revision)
-            elif document.state is State.ACCEPTED:
+            if document.state is State.ACCEPTED:
                 done = await self._index(tenant, document, revision)
+            elif document.state is State.DELETING:
+                erasing = self._removing.erase(tenant, document, revision)
+                done = await self._removing.unless_it_fails(erasing, tenant, document, revision)
             else:
                 await self._tell_outcome(tenant, document)
-                return
+                done = await self._tidy(tenant, document, revision)
             if done:
                 return
         raise Busy("DOCUMENT_CONTENDED", "the document keeps changing while it is indexed")
 
     async def fail(self, tenant: TenantId, document_id: str, version: str, code: str, reason: str) -> None:
-        """Records that a version cannot be indexed, unless another one is wanted by now."""
+        """Records that a version cannot be indexed, unless another one is wanted by now, and removes its points.
+
+        Raises:
+            Taken: another worker is at the document, or was when it died; the failure is recorded.
+            Busy: a store or the bus is away.
+        """
         for _ in range(_ROUNDS):
             found = await self._documents.find(tenant, document_id)
-            if found is None or found[0].version != version or found[0].state is not State.ACCEPTED:
+            if found is None or found[0].version != version:
                 return
-            failed = found[0].moved(State.FAILED, failure_code=code, failure_reason=reason)
-            if await self._documents.replace(tenant, failed, found[1]):
-                await self._tell_outcome(tenant, failed)
+            document, revision = found
+            if document.state is State.ACCEPTED:
+                failed = document.moved(State.FAILED, failure_code=code, failure_reason=reason, stray_points=True)
+                await self._documents.replace(tenant, failed, revision)
+            elif document.state is State.FAILED:
+                await self.reconcile(tenant, document_id)
                 return
-
-    async def _erase(self, tenant: TenantId, document: Document, revision: int) -> bool:
-        await self._store.delete_document(tenant, document.document_id)
-        for upload_id in {document.upload_id, document.indexed_upload_id or document.upload_id}:
-            await self._blobs.delete(tenant, document.document_id, upload_id)
-        await self._tell(
-            DocumentDeleted(
-                event_id=derived_id("deleted", tenant, str(document.upload_id)),
-                event_time=document.updated_at,
-                tenant=tenant,
-                document_id=document.document_id,
-            )
-        )
-        return await self._documents.forget(tenant, document.document_id, revision)
+            else:
+                return
 
     async def _index(self, tenant: TenantId, document: Document, revision: int) -> bool:
         try:
-            media_type, chunks = await self._parsed(tenant, document)
-        except Missing:
-            # Superseded bytes are removed: then the record has changed. If it has not, they are lost.
+            media_type, chunks = await self._parsed(tenant, document, document.upload_id)
+        except (Missing, Rejected) as failure:
+            # Missing: superseded bytes are removed, then the record has changed. If it has not, they are lost.
             outcome = document.moved(
-                State.FAILED, failure_code="BLOB_MISSING", failure_reason="the document's bytes are gone: put it again"
+                State.FAILED, failure_code=failure.reason, failure_reason=failure.message, stray_points=True
             )
-        except Rejected as failure:
-            outcome = document.moved(State.FAILED, failure_code=failure.reason, failure_reason=failure.message)
         else:
+            old = document.indexed_upload_id
+            replaced = () if old is None or old == document.upload_id else (old,)
             await self._write_points(tenant, document, chunks)
             outcome = document.moved(
                 State.INDEXED,
@@ -140,19 +140,55 @@ class Indexing:
                 chunk_count=len(chunks),
                 indexed_version=document.version,
                 indexed_upload_id=document.upload_id,
+                indexed_name=document.name,
+                left_over=(*document.left_over, *replaced),
+                stray_points=False,
             )
         if not await self._documents.replace(tenant, outcome, revision):
             return False
         await self._tell_outcome(tenant, outcome)
-        old = document.indexed_upload_id
-        if outcome.state is State.INDEXED and old is not None and old != document.upload_id:
-            await self._blobs.delete(tenant, document.document_id, old)
-        return True
+        return not outcome.unfinished
 
-    async def _parsed(self, tenant: TenantId, document: Document) -> tuple[str, list[Chunk]]:
+    async def _tidy(self, tenant: TenantId, document: Document, revision: int) -> bool:
+        """Removes what the record of an indexed or failed document says is still to be removed."""
+        if not document.unfinished:
+            return True
+        tidying = self._tidied(tenant, document, revision)
+        return await self._removing.unless_it_fails(tidying, tenant, document, revision)
+
+    async def _tidied(self, tenant: TenantId, document: Document, revision: int) -> bool:
+        await self._removing.left_over(tenant, document)
+        tidy = document.model_copy(update={"left_over": (), "stray_points": False})
+        if document.stray_points:
+            tidy = await self._only_indexed(tenant, tidy)
+        return await self._documents.replace(tenant, tidy, revision) and not tidy.unfinished
+
+    async def _only_indexed(self, tenant: TenantId, document: Document) -> Document:
+        """Leaves the points of the indexed version, all of them, and no others; returns the record of what is left."""
+        id_, upload_id = document.document_id, document.indexed_upload_id
+        await self._store.delete_document(tenant, id_, but_version=document.indexed_version)
+        try:
+            whole = len(await self._store.point_ids(tenant, id_)) == document.chunk_count
+        except Conflict:
+            return document  # another embedding model: nothing of it is found, and nothing can be added
+        if upload_id is None or whole:
+            return document
+        # The version that failed had taken points over, with another place in another text. They are made anew.
+        before = document.model_copy(
+            update={"version": document.indexed_version, "name": document.indexed_name or document.name}
+        )
+        try:
+            _, chunks = await self._parsed(tenant, before, upload_id)
+        except (Missing, Rejected):
+            await self._store.delete_document(tenant, id_)
+            return document.model_copy(update={**_NOTHING_INDEXED, "left_over": (upload_id,)})
+        await self._write_points(tenant, before, chunks)
+        return document.model_copy(update={"chunk_count": len(chunks)})
+
+    async def _parsed(self, tenant: TenantId, document: Document, upload_id: UUID) -> tuple[str, list[Chunk]]:
         # A file without a name: the kernel frees it when this process ends, however it does.
         with tempfile.TemporaryFile() as file:
-            await self._blobs.fetch(tenant, document.document_id, document.upload_id, file)
+            await self._blobs.fetch(tenant, document.document_id, upload_id, file)
             return await self._cut(file, document.name)
 
     async def _write_points(self, tenant: TenantId, document: Document, chunks: Sequence[Chunk]) -> None:
@@ -189,6 +225,7 @@ class Indexing:
                 stage="index",
                 provider=self._embedder.provider,
                 model=self._embedder.model,
+                key_id=document.key_id,
                 tokens=usage,
                 cost_usd=cost.usd,
                 price_source=cost.price_source,

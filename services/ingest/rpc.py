@@ -1,6 +1,8 @@
 """Calls in: translates to and from protobuf; decides nothing."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from datetime import datetime
 from typing import Any
 
@@ -37,16 +39,20 @@ _FROM_PROTO = {number: state for state, number in _TO_PROTO.items()}
 class IngestRpc(IngestServiceServicer):
     """IngestService."""
 
-    def __init__(self, accepting: Accepting, documents: Documents, bus: Bus) -> None:
+    def __init__(self, accepting: Accepting, documents: Documents, bus: Bus, stopping: asyncio.Event) -> None:
+        """`stopping` is set when the server stops."""
         self._accepting = accepting
         self._documents = documents
         self._bus = bus
+        self._stopping = stopping
 
     async def PutDocument(self, requests: AsyncIterator[pb.PutDocumentRequest], _: Any) -> pb.PutDocumentResponse:
         tenant = caller_tenant()
         header = await _header(requests)
         document_id = header.document_id or document_id_of(tenant, header.name)
-        document, unchanged = await self._accepting.put(tenant, document_id, header.name, _pieces(requests))
+        document, unchanged = await self._accepting.put(
+            tenant, document_id, header.name, _pieces(requests), key_id=caller().key_id
+        )
         return pb.PutDocumentResponse(document=to_proto(document), unchanged=unchanged)
 
     async def GetDocument(self, request: pb.GetDocumentRequest, _: Any) -> pb.GetDocumentResponse:
@@ -63,8 +69,10 @@ class IngestRpc(IngestServiceServicer):
         return pb.ListDocumentsResponse(documents=map(to_proto, documents), next_page_token=next_token)
 
     async def WatchDocument(self, request: pb.WatchDocumentRequest, _: Any) -> AsyncIterator[pb.WatchDocumentResponse]:
-        async for document in watch(self._documents, caller_tenant(), request.document_id):
-            yield pb.WatchDocumentResponse(document=to_proto(document))
+        watched = watch(self._documents, caller_tenant(), request.document_id, self._stopping)
+        async with aclosing(watched) as records:
+            async for document in records:
+                yield pb.WatchDocumentResponse(document=to_proto(document))
 
     async def DeleteDocument(self, request: pb.DeleteDocumentRequest, _: Any) -> pb.DeleteDocumentResponse:
         document = await self._accepting.delete(caller_tenant(), request.document_id)

@@ -31,6 +31,7 @@ from services.runtime.delivery import Subscription
 from services.runtime.inspecting import inspecting
 from services.runtime.outbox import Outbox
 from services.runtime.rpc import RpcServer
+from services.runtime.stopping import Stopping
 
 NAME = "ingest"
 
@@ -41,6 +42,7 @@ async def serving(settings: IngestSettings, *, bus: Bus, blobs: Blobs, server: R
     documents = Documents(await bus.bucket(DOCUMENTS_BUCKET))
     accepting = Accepting(
         documents,
+        Turns(await bus.bucket(TURNS_BUCKET), TURNS_BUCKET.ttl),
         blobs,
         partial(bus.publish, NAME),
         max_document_bytes=settings.max_document_bytes,
@@ -48,7 +50,7 @@ async def serving(settings: IngestSettings, *, bus: Bus, blobs: Blobs, server: R
         max_uploads_per_tenant=settings.max_uploads_per_tenant,
         idle_timeout=settings.upload_idle_timeout,
     )
-    server.add(add_IngestServiceServicer_to_server, IngestRpc(accepting, documents, bus))
+    server.add(add_IngestServiceServicer_to_server, IngestRpc(accepting, documents, bus, server.stopping))
     async with background(
         keep_announcing(accepting, settings.straggler_age / 2, older_than=settings.straggler_age),
         keep_removing_unfinished(blobs),
@@ -61,6 +63,7 @@ async def working(
     settings: IngestSettings,
     drain_timeout: timedelta,
     *,
+    stopping: Stopping,
     bus: Bus,
     usage: Outbox,
     blobs: Blobs,
@@ -68,7 +71,7 @@ async def working(
     embedder: Embedder,
     prices: PriceBook,
 ) -> AsyncIterator[None]:
-    """The worker: indexes what was accepted."""
+    """The worker: indexes what was accepted. It is told by `stopping` when the process stops."""
     parse_limits = ParseLimits(
         timeout=settings.parse_timeout,
         memory_bytes=settings.parser_memory_bytes,
@@ -108,6 +111,7 @@ async def working(
                 handlers.on_document_accepted,
                 handlers.on_document_given_up,
                 drain_timeout=drain_timeout,
+                stopping=stopping,
             )
         )
         await stack.enter_async_context(

@@ -6,13 +6,13 @@ the faster one cleaned up.
 
 import asyncio
 import contextlib
-from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-from services.contracts.failures import Busy, Conflict
+from services.contracts.failures import Busy, Conflict, Taken
 from services.contracts.tenants import TenantId
+from services.ingest.documents import key_of
 from services.runtime.buckets import Bucket
 
 
@@ -23,32 +23,19 @@ class Turns:
         """Values in `bucket` expire after `lease`, so that a worker that died gives its turn up."""
         self._bucket = bucket
         self._lease = lease
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._waiting: defaultdict[str, int] = defaultdict(int)
 
     @asynccontextmanager
     async def of(self, tenant: TenantId, document_id: str) -> AsyncIterator[None]:
-        """Waits for the document's turn in this process and takes it among all.
+        """Takes the document's turn. Nobody waits for it here: that would keep a worker from other documents.
 
         Raises:
-            Busy: another process has it, or had it when it died.
+            Taken: another worker has it, or had it when it died.
         """
-        key = f"{tenant}.{document_id}"
-        self._waiting[key] += 1
-        try:
-            async with self._locks[key], self._leased(key):
-                yield
-        finally:
-            self._waiting[key] -= 1
-            if not self._waiting[key]:
-                del self._waiting[key], self._locks[key]
-
-    @asynccontextmanager
-    async def _leased(self, key: str) -> AsyncIterator[None]:
+        key = key_of(tenant, document_id)
         try:
             revision = await self._bucket.create(key, b"")
         except Conflict:
-            raise Busy("DOCUMENT_TAKEN", "another worker is at this document") from None
+            raise Taken("DOCUMENT_TAKEN", "another worker is at this document") from None
         lease = _Lease(self._bucket, key, revision)
         renewing = asyncio.create_task(lease.renew(self._lease / 3))
         try:
@@ -59,6 +46,14 @@ class Turns:
                 await renewing
             with contextlib.suppress(Busy, Conflict):
                 await self._bucket.delete(key, lease.revision)
+
+    async def taken(self) -> frozenset[str]:
+        """The keys of the documents that a worker is at.
+
+        Raises:
+            Busy: the bus is away.
+        """
+        return frozenset(entry.key for entry in await self._bucket.entries())
 
 
 class _Lease:

@@ -56,11 +56,11 @@ class EdgeStore:
 
     async def delete(self, tenant: TenantId, point_ids: Sequence[UUID]) -> None:
         """Removes points; those that are gone already are no error."""
-        await self._shards.write(tenant, lambda _: [operations.delete(point_ids)])
+        await self._shards.remove(tenant, operations.delete(point_ids))
 
-    async def delete_document(self, tenant: TenantId, document_id: str) -> None:
-        """Removes all of a document's points."""
-        await self._shards.write(tenant, lambda _: [operations.delete_document(document_id)])
+    async def delete_document(self, tenant: TenantId, document_id: str, *, but_version: str = "") -> None:
+        """Removes all of a document's points, or all but those of one of its versions."""
+        await self._shards.remove(tenant, operations.delete_document(document_id, but_version))
 
     async def point_ids(self, tenant: TenantId, document_id: str) -> frozenset[UUID]:
         """The ids of a document's points."""

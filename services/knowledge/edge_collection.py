@@ -64,9 +64,9 @@ def delete(point_ids: Sequence[UUID]) -> Operation:
     return Operation.delete_points(list(point_ids))
 
 
-def delete_document(document_id: str) -> Operation:
-    """The operation that removes a document's points."""
-    return Operation.delete_points_by_filter(_of_documents([document_id]))
+def delete_document(document_id: str, but_version: str) -> Operation:
+    """The operation that removes a document's points, but those of a version if one is given."""
+    return Operation.delete_points_by_filter(_of_documents([document_id], but_version))
 
 
 class EdgeCollection:
@@ -170,8 +170,10 @@ class EdgeCollection:
         )
 
 
-def _of_documents(document_ids: Sequence[str]) -> edge.Filter:
-    return edge.Filter(must=[edge.FieldCondition(key="document_id", match=edge.MatchAny(list(document_ids)))])
+def _of_documents(document_ids: Sequence[str], but_version: str = "") -> edge.Filter:
+    documents = edge.FieldCondition(key="document_id", match=edge.MatchAny(list(document_ids)))
+    version = edge.FieldCondition(key="document_version", match=edge.MatchAny([but_version]))
+    return edge.Filter(must=[documents], must_not=[version] if but_version else None)
 
 
 def _dense(point: edge.ScoredPoint) -> Vector:

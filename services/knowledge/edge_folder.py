@@ -13,7 +13,7 @@ from pathlib import Path
 
 from services.contracts.failures import Conflict
 from services.contracts.tenants import TenantId
-from services.knowledge.naming import MODEL_CHANGED, alias_name, collection_name, generation_of
+from services.knowledge.naming import MODEL_CHANGED, alias_name, collection_name, generation_of, is_collection_of
 
 
 class EdgeFolder:
@@ -40,13 +40,19 @@ class EdgeFolder:
             Rejected: `tenant` is not a tenant id.
             Conflict: the collection was made with another embedding model.
         """
-        try:
-            name = (self._root / alias_name(tenant)).read_text().strip()
-        except FileNotFoundError:
+        name = self._named(tenant)
+        if name is None:
             return None
         if generation_of(name, tenant, self._model) is None:
             raise Conflict("EMBEDDING_MODEL_CHANGED", MODEL_CHANGED)
         return self._root / name
+
+    def of_another_model(self, tenant: TenantId) -> Path | None:
+        """The folder of `tenant`'s collection if it was made with another embedding model."""
+        name = self._named(tenant)
+        if name is None or generation_of(name, tenant, self._model) is not None:
+            return None
+        return self._root / name if is_collection_of(name, tenant) else None
 
     def next(self, tenant: TenantId) -> Path:
         """Where `tenant`'s next collection goes; nothing is there when this returns."""
@@ -76,6 +82,12 @@ class EdgeFolder:
             self._sync()
             if name.startswith(f"{alias_name(tenant)}__"):
                 shutil.rmtree(self._root / name, ignore_errors=True)
+
+    def _named(self, tenant: TenantId) -> str | None:
+        try:
+            return (self._root / alias_name(tenant)).read_text().strip()
+        except FileNotFoundError:
+            return None
 
     def _sync(self) -> None:
         # A rename or unlink is durable only once its folder is.

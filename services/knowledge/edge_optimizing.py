@@ -1,6 +1,7 @@
 """Optimizes one shard: ``edge_optimizing.py <folder>``. A process of its own, as the engine holds the GIL all along.
 
-A stand-alone script: it imports nothing of ours, so it starts in a moment.
+A stand-alone script: it imports nothing of ours, so it starts in a moment. It is started by ``leashed.py`` and so dies
+with its store, whatever it is at: a half-made copy is removed at the next start.
 """
 
 import os

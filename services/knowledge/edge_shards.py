@@ -1,15 +1,12 @@
 """Which shards are open, who uses them, and when they are closed and optimized."""
 
 import asyncio
-import os
 import shutil
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 import structlog
@@ -18,6 +15,7 @@ from services.contracts.failures import Busy
 from services.contracts.tenants import TenantId, tenant_id
 from services.knowledge.edge_collection import EdgeCollection, Operation, words_model
 from services.knowledge.edge_folder import EdgeFolder
+from services.knowledge.edge_optimizer import optimized
 from services.knowledge.settings import VectorStoreSettings
 
 T = TypeVar("T")
@@ -28,7 +26,6 @@ log = structlog.get_logger(__name__)
 _THREADS = 4
 _MAX_CALLS = 1024
 _MAX_JOURNAL = 4096
-_OPTIMIZER = Path(__file__).with_name("edge_optimizing.py")
 
 
 class _Open:
@@ -118,6 +115,34 @@ class EdgeShards:
             if slot.points_written >= self._settings.optimize_after_points and slot.optimizing is None:
                 slot.points_written = 0
                 slot.optimizing = asyncio.create_task(self._optimize(tenant, slot), name=f"edge-optimize-{tenant}")
+
+    async def remove(self, tenant: TenantId, removal: Operation) -> None:
+        """Applies `removal` to the tenant's collection, whichever model made it, and removes that when it is empty."""
+        slot = self._slot(tenant)
+        async with slot.lock:
+            if slot.open is None and await self._run(lambda: self._removed_from_another_models(tenant, removal)):
+                return
+        await self.write(tenant, lambda _: [removal])
+        if await self.read(tenant, EdgeCollection.count, 1) == 0:
+            async with self._at_rest(slot):
+                if slot.open is not None and await self._run(slot.open.collection.count) == 0:
+                    await self._close(slot)
+                    await self._run(lambda: self._folder.forget(tenant))
+
+    def _removed_from_another_models(self, tenant: TenantId, removal: Operation) -> bool:
+        """Whether the collection is another model's; it is open only meanwhile, as nobody may search it."""
+        folder = self._folder.of_another_model(tenant)
+        if folder is None:
+            return False
+        collection = EdgeCollection.load(folder, self.words)
+        try:
+            collection.apply([removal])
+            is_empty = collection.count() == 0
+        finally:
+            collection.close()
+        if is_empty:
+            self._folder.forget(tenant)
+        return True
 
     async def drop(self, tenant: TenantId) -> None:
         """Removes the tenant's collection."""
@@ -251,7 +276,7 @@ class EdgeShards:
             async with slot.lock:
                 await self._run(copy)
                 slot.journal = []
-            await _optimized(target)
+            await optimized(target)
             async with slot.lock:
                 if slot.journal is not None and len(slot.journal) <= _MAX_JOURNAL:
                     await self._run(lambda: switch(slot.journal or []))
@@ -272,24 +297,6 @@ def _apply(collection: EdgeCollection, writes: Writes, journal: list[Operation] 
 
 def _closable(slot: _Slot) -> bool:
     return slot.open is not None and not slot.open.users and not slot.lock.locked()
-
-
-async def _optimized(folder: Path) -> None:
-    """Optimizes the shard in `folder`.
-
-    Raises:
-        RuntimeError: the optimizer failed.
-    """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, str(_OPTIMIZER), str(folder), stdin=asyncio.subprocess.DEVNULL, env=dict(os.environ)
-    )
-    try:
-        if await process.wait():
-            raise RuntimeError(f"the optimizer ended with {process.returncode}")
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 async def _cancelled(task: asyncio.Task[None] | None) -> None:

@@ -33,6 +33,12 @@ def model_slug(model: str) -> str:
     return _NOT_IN_SLUGS.sub("-", model.lower()).strip("-") or "model"
 
 
+def is_collection_of(collection: str, tenant: TenantId) -> bool:
+    """Whether `collection` is the name of one of `tenant`'s collections, of whatever model."""
+    name = re.compile(rf"{re.escape(alias_name(tenant))}__[a-z0-9-]+_[0-9]+")
+    return name.fullmatch(collection) is not None
+
+
 def generation_of(collection: str, tenant: TenantId, model: str) -> int | None:
     """The generation of `collection` among `tenant`'s collections of `model`; None when it is not one of them."""
     prefix = f"{alias_name(tenant)}__{model_slug(model)}_"

@@ -1,6 +1,7 @@
 """The vector store on a Qdrant server: a collection a tenant, found by its alias."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from math import ceil
 from typing import Any, Self, TypeVar
 from uuid import UUID
@@ -15,7 +16,7 @@ from services.contracts.failures import Busy, Conflict, Exhausted
 from services.contracts.tenants import TenantId, tenant_id
 from services.knowledge import fusion
 from services.knowledge.edge_collection import DENSE, WORDS, words_model
-from services.knowledge.naming import MODEL_CHANGED, alias_name, collection_name, generation_of
+from services.knowledge.naming import MODEL_CHANGED, alias_name, collection_name, generation_of, is_collection_of
 from services.knowledge.passages import Hit, Passage, Point
 from services.knowledge.payloads import check_points, check_query, to_passage, to_payload
 from services.knowledge.settings import VectorStoreSettings
@@ -113,9 +114,9 @@ class QdrantStore:
         if point_ids:  # the server refuses an empty list
             await self._remove(tenant, models.PointIdsList(points=[str(point) for point in point_ids]))
 
-    async def delete_document(self, tenant: TenantId, document_id: str) -> None:
-        """Removes all of a document's points."""
-        await self._remove(tenant, models.FilterSelector(filter=_of_documents([document_id])))
+    async def delete_document(self, tenant: TenantId, document_id: str, *, but_version: str = "") -> None:
+        """Removes all of a document's points, or all but those of one of its versions."""
+        await self._remove(tenant, models.FilterSelector(filter=_of_documents([document_id], but_version)))
 
     async def point_ids(self, tenant: TenantId, document_id: str) -> frozenset[UUID]:
         """The ids of a document's points."""
@@ -181,13 +182,20 @@ class QdrantStore:
             return nothing
 
     async def _remove(self, tenant: TenantId, selector: models.PointIdsList | models.FilterSelector) -> None:
-        async def remove(alias: str) -> None:
-            await _answer(self._client.delete(alias, selector, wait=True))
-
-        await self._on(tenant, remove, None)
+        """Removes points from the tenant's collection, whichever model it was made with."""
+        tenant = tenant_id(tenant)
+        if tenant not in self._known:
+            name = await self._aliased(tenant)
+            if name is None:
+                return
+            if not is_collection_of(name, tenant):
+                raise Conflict("EMBEDDING_MODEL_CHANGED", MODEL_CHANGED)
+        # Another process may have dropped it since.
+        with suppress(_Gone):
+            await _answer(self._client.delete(alias_name(tenant), selector, wait=True))
 
     async def _exists(self, tenant: TenantId) -> bool:
-        """Whether the tenant has a collection.
+        """Whether the tenant has a collection; an empty one of another embedding model is removed and is none.
 
         Raises:
             Conflict: it has one that was made with another embedding model.
@@ -197,7 +205,12 @@ class QdrantStore:
             if name is None:
                 return False
             if generation_of(name, tenant, self._model) is None:
-                raise Conflict("EMBEDDING_MODEL_CHANGED", MODEL_CHANGED)
+                if not is_collection_of(name, tenant) or (await _answer(self._client.count(name, exact=True))).count:
+                    raise Conflict("EMBEDDING_MODEL_CHANGED", MODEL_CHANGED)
+                # Not all that is the tenant's: another process may have made the next collection by now.
+                with suppress(_Gone):
+                    await _answer(self._client.delete_collection(name))
+                return False
             self._known.add(tenant)
         return True
 
@@ -331,6 +344,7 @@ def _hit(point: models.ScoredPoint, query: HybridQuery) -> Hit:
     )
 
 
-def _of_documents(document_ids: Sequence[str]) -> models.Filter:
-    match = models.MatchAny(any=list(document_ids))
-    return models.Filter(must=[models.FieldCondition(key="document_id", match=match)])
+def _of_documents(document_ids: Sequence[str], but_version: str = "") -> models.Filter:
+    documents = models.FieldCondition(key="document_id", match=models.MatchAny(any=list(document_ids)))
+    version = models.FieldCondition(key="document_version", match=models.MatchValue(value=but_version))
+    return models.Filter(must=[documents], must_not=[version] if but_version else None)

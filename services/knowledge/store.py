@@ -26,6 +26,9 @@ class VectorStore(Protocol):
 
     Every method takes the tenant first and raises ``Rejected`` when it is not a tenant id, ``Busy`` when the
     engine cannot be reached. Writes are durable when they return.
+
+    A collection that was made with another embedding model is refused with ``Conflict``, except to those who remove:
+    `delete`, `delete_document` and `drop`. Once nothing is in it the tenant has no collection.
     """
 
     async def upsert(self, tenant: TenantId, points: Sequence[Point]) -> None:
@@ -37,8 +40,8 @@ class VectorStore(Protocol):
     async def delete(self, tenant: TenantId, point_ids: Sequence[UUID]) -> None:
         """Removes points; those that are gone already are no error."""
 
-    async def delete_document(self, tenant: TenantId, document_id: str) -> None:
-        """Removes all of a document's points."""
+    async def delete_document(self, tenant: TenantId, document_id: str, *, but_version: str = "") -> None:
+        """Removes all of a document's points, or all but those of one of its versions."""
 
     async def point_ids(self, tenant: TenantId, document_id: str) -> frozenset[UUID]:
         """The ids of a document's points."""

@@ -12,7 +12,7 @@ from services.contracts.streams import TENANTS_BUCKET, USAGE_STREAM
 from services.contracts.tenant_record import TenantRecord
 from services.contracts.tenants import TenantId
 from services.metering.clickhouse import ClickHouse
-from services.metering.handlers import UsageHandler
+from services.metering.handlers import CatchUp, UsageHandler, level
 from services.metering.rollup import Rollup
 from services.metering.settings import MeteringSettings
 from services.metering.sink import Sink
@@ -43,16 +43,26 @@ class KnownTenants:
 
 @asynccontextmanager
 async def accounting(
-    settings: MeteringSettings, clickhouse: ClickHouse, bus: Bus, book: PriceBook, stored: asyncio.Event
+    settings: MeteringSettings,
+    clickhouse: ClickHouse,
+    bus: Bus,
+    book: PriceBook,
+    stored: asyncio.Event,
+    *,
+    catch_up: CatchUp = level,
 ) -> AsyncIterator[None]:
     """Stores and sums up usage while the context is open; `stored` is set whenever there is something to sum up.
+
+    `catch_up` keeps `book` level.
 
     Raises:
         Busy: ClickHouse or the bus is away.
     """
     bucket = await bus.bucket(TENANTS_BUCKET)
     mirror = Mirror(bucket, TenantRecord.model_validate_json)
-    handler = await UsageHandler.resumed(clickhouse.sink, book=book, known_tenant=KnownTenants(bucket, mirror))
+    handler = await UsageHandler.resumed(
+        clickhouse.sink, book=book, catch_up=catch_up, known_tenant=KnownTenants(bucket, mirror)
+    )
     rollup = Rollup(clickhouse.rollup, settings.rollup_overlap)
     stopping, rollup_stopping = asyncio.Event(), asyncio.Event()
     async with (

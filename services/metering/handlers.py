@@ -8,8 +8,10 @@ from typing import Protocol, TypeVar
 from services.contracts.failures import Busy, Rejected
 from services.contracts.prices import PriceBook
 from services.contracts.tenants import TenantId
+from services.metering.audit.report import Verdict, verdict
+from services.metering.audit.tables import AuditTables, key_of
 from services.metering.clickhouse import Connection
-from services.metering.usage_rows import UsageRow, read_usage, usage_columns
+from services.metering.usage_rows import Told, UsageRow, read_usage, usage_columns, version_of
 from services.runtime.delivery import GivenUp
 from services.runtime.telemetry import log
 
@@ -18,12 +20,18 @@ _BACKOFF = tuple(timedelta(seconds=s) for s in (1, 2, 5, 10))
 _TICK = timedelta(milliseconds=1)
 _YIELD_EVERY = 100
 _GIVEN_UP_TOGETHER = 64
+_LOOKED_FOR_TOGETHER = 2000
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+_NEWEST = "SELECT max(ingested_at) FROM headwater.usage_events"
+_LAST_COUNTED = "SELECT max(through) FROM headwater.last_telling_counted"
 
 KnownTenant = Callable[[TenantId], Awaitable[bool]]
 """Whether there is such a tenant; raises ``Busy`` when that cannot be told now."""
+CatchUp = Callable[[], Awaitable[None]]
+"""Has the price book know all that was put so far; raises ``Busy`` when that cannot be told now."""
 
 
-class Message(GivenUp, Protocol):
+class Message(GivenUp, Told, Protocol):
     """What is needed of a delivery."""
 
     async def dead_letter(self, reason: str) -> None:
@@ -52,6 +60,10 @@ async def anyone(_tenant: TenantId) -> bool:
     return True
 
 
+async def level() -> None:
+    """Takes the price book for level with all that was put."""
+
+
 class UsageHandler:
     """Stores batches of usage events, exactly once each however often they are delivered."""
 
@@ -59,30 +71,42 @@ class UsageHandler:
         self,
         connection: Connection,
         newest: datetime,
+        last_counted_through: datetime = _NEVER,
         *,
         book: PriceBook | None = None,
+        catch_up: CatchUp = level,
         known_tenant: KnownTenant = anyone,
     ) -> None:
-        """`newest` is the time of the newest row stored so far; `book` is usage_columns'."""
+        """`newest` is the time of the newest row stored so far; `book` is usage_columns', kept level by `catch_up`.
+
+        Of calls up to `last_counted_through` there may be rows of releases for which an event's last telling counted.
+        """
         self._connection = connection
         self._newest = newest
+        self._last_counted_through = last_counted_through
         self._book = book
+        self._catch_up = catch_up
         self._known_tenant = known_tenant
 
     @classmethod
     async def resumed(
-        cls, connection: Connection, *, book: PriceBook | None = None, known_tenant: KnownTenant = anyone
+        cls,
+        connection: Connection,
+        *,
+        book: PriceBook | None = None,
+        catch_up: CatchUp = level,
+        known_tenant: KnownTenant = anyone,
     ) -> "UsageHandler":
         """A handler that goes on after what is stored."""
-        rows = await connection.rows("SELECT max(ingested_at) FROM headwater.usage_events")
-        return cls(connection, rows[0][0].replace(tzinfo=UTC), book=book, known_tenant=known_tenant)
+        newest, through = [(await connection.rows(sql))[0][0].replace(tzinfo=UTC) for sql in (_NEWEST, _LAST_COUNTED)]
+        return cls(connection, newest, through, book=book, catch_up=catch_up, known_tenant=known_tenant)
 
     async def take(self, batch: Sequence[M], settling: Settling[M]) -> int:
         """Stores a batch and acknowledges it; returns how many rows it stored.
 
         Raises:
-            Busy: ClickHouse did not store it, or nobody could tell whether its tenants exist; its messages are to be
-                delivered again after a while.
+            Busy: ClickHouse did not store it, or nobody could tell its prices or whether its tenants exist; its
+                messages are to be delivered again after a while.
         """
         good, bad = await self._read(batch)
         try:
@@ -102,11 +126,29 @@ class UsageHandler:
         """Stores rows, all or none.
 
         Raises:
-            Busy: ClickHouse did not store them.
+            Busy: ClickHouse did not store them, or nobody could tell what was put into the price book.
         """
+        # A version may have been put before they were told and not have come here yet.
+        await self._catch_up()
+        if not (rows := await self._new(rows)):
+            return
         # The rollup finds rows by this time, so it must not go back when the clock does.
         self._newest = max(datetime.now(UTC), self._newest + _TICK)
         await self._connection.insert("headwater.usage_events", usage_columns(rows, self._newest, self._book))
+
+    async def _new(self, rows: Sequence[UsageRow]) -> Sequence[UsageRow]:
+        """`rows` without those that would replace a row which a release before this one stored."""
+        old = [row for row in rows if row.event.event_time <= self._last_counted_through]
+        stand: set[int] = set()
+        for start in range(0, len(old), _LOOKED_FOR_TOGETHER):
+            some = old[start : start + _LOOKED_FOR_TOGETHER]
+            stored = await AuditTables(self._connection).stored_rows(some)
+            stand |= {
+                row.stream_sequence
+                for row in some
+                if verdict(row.stream_sequence, version_of(row), stored.get(key_of(row), ())) is not Verdict.MISSING
+            }
+        return [row for row in rows if row.stream_sequence not in stand] if stand else rows
 
     async def _read(self, batch: Sequence[M]) -> tuple[list[tuple[M, UsageRow]], list[tuple[M, Rejected]]]:
         good: list[tuple[M, UsageRow]] = []
@@ -116,7 +158,8 @@ class UsageHandler:
             if number % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
             try:
-                good.append((message, read_usage(message.subject, message.payload, message.stream_sequence, now)))
+                row = read_usage(message.subject, message.payload, message.stream_sequence, now, message)
+                good.append((message, row))
             except Rejected as failure:
                 bad.append((message, failure))
         return good, bad

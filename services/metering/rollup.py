@@ -2,7 +2,8 @@
 
 Hours are summed up from the truth, days from their hours. Nothing is ever added to a sum, so it does not matter how
 often a pass runs or where it is killed: sums first, then the watermarks, and a pass that is repeated computes the same
-sums again.
+sums again. Nor does a pass take calls out of a sum: rows only ever come, so where there are fewer some were dropped,
+and whether the sum is to follow them the audit judges.
 """
 
 import asyncio
@@ -36,33 +37,43 @@ WHERE ingested_at > fromUnixTimestamp64Milli({since_ms:Int64}, 'UTC')
 ORDER BY hour
 """
 # The groups an hour had so far come in with nothing in them: one that vanished thereby gets a row of zeros.
+# Calls move between groups and never between tenants, so it is a tenant's calls of the hour that cannot become fewer.
 # The version grows from what is stored and not from the clock, which may be set back.
 _RECOMPUTE = f"""
 INSERT INTO headwater.cost_hourly
 SELECT
-    hour, {_GROUP},
-    sum(n) AS calls,
-    {", ".join(f"sum({column}) AS {column}" for column in _TOKENS)},
-    sum(usd) AS cost_usd,
-    sum(charged) AS charged_usd,
+    hour, {_GROUP}, calls, {", ".join(_TOKENS)}, cost_usd, charged_usd,
     (
         SELECT max(version) + 1 FROM headwater.cost_hourly
         WHERE hour >= toDateTime({{first:UInt32}}, 'UTC') AND hour < toDateTime({{end:UInt32}}, 'UTC')
     ) AS version
 FROM
 (
-    SELECT toStartOfHour(event_time) AS hour, {_GROUP}, toUInt64(1) AS n, {", ".join(_TOKENS)},
-        cost_usd AS usd, charged_usd AS charged
-    FROM headwater.usage_events FINAL
-    WHERE toStartOfHour(event_time) IN (SELECT toDateTime(arrayJoin({{hours:Array(UInt32)}}), 'UTC'))
-        AND event_time >= toDateTime({{first:UInt32}}, 'UTC') AND event_time < toDateTime({{end:UInt32}}, 'UTC')
-    UNION ALL
-    SELECT hour, {_GROUP}, 0, {", ".join("0" for _ in _TOKENS)}, toDecimal128(0, 12), toDecimal128(0, 12)
-    FROM headwater.cost_hourly
-    WHERE hour IN (SELECT toDateTime(arrayJoin({{hours:Array(UInt32)}}), 'UTC'))
+    SELECT
+        hour, {_GROUP},
+        sum(n) AS calls,
+        {", ".join(f"sum({column}) AS {column}" for column in _TOKENS)},
+        sum(usd) AS cost_usd,
+        sum(charged) AS charged_usd,
+        sum(sum(n)) OVER (PARTITION BY hour, tenant_id) AS calls_now,
+        sum(sum(had)) OVER (PARTITION BY hour, tenant_id) AS calls_before
+    FROM
+    (
+        SELECT toStartOfHour(event_time) AS hour, {_GROUP}, toUInt64(1) AS n, {", ".join(_TOKENS)},
+            cost_usd AS usd, charged_usd AS charged, toUInt64(0) AS had
+        FROM headwater.usage_events FINAL
+        WHERE toStartOfHour(event_time) IN (SELECT toDateTime(arrayJoin({{hours:Array(UInt32)}}), 'UTC'))
+            AND event_time >= toDateTime({{first:UInt32}}, 'UTC') AND event_time < toDateTime({{end:UInt32}}, 'UTC')
+        UNION ALL
+        SELECT hour, {_GROUP}, 0, {", ".join("0" for _ in _TOKENS)}, toDecimal128(0, 12), toDecimal128(0, 12),
+            argMax(calls, version)
+        FROM headwater.cost_hourly
+        WHERE hour IN (SELECT toDateTime(arrayJoin({{hours:Array(UInt32)}}), 'UTC'))
+        GROUP BY hour, {_GROUP}
+    )
     GROUP BY hour, {_GROUP}
 )
-GROUP BY hour, {_GROUP}
+WHERE {{fewer:Bool}} OR calls_now >= calls_before
 """  # noqa: S608 - put together from constants
 _RECOMPUTE_DAYS = f"""
 INSERT INTO headwater.cost_daily
@@ -140,11 +151,12 @@ class Rollup:
         since_ms = max(0, round(since.replace(tzinfo=UTC).timestamp() * 1000))
         return [row[0] for row in await self._connection.rows(_DIRTY_HOURS, {"since_ms": since_ms})]
 
-    async def recompute(self, hours: Sequence[int]) -> None:
-        """Sums `hours` up anew from the truth."""
+    async def recompute(self, hours: Sequence[int], *, fewer: bool = False) -> None:
+        """Sums `hours` up anew from the truth, but for tenants who would have fewer calls, unless `fewer` allows it."""
         for start in range(0, len(hours), HOURS_AT_A_TIME):
             some = list(hours[start : start + HOURS_AT_A_TIME])
-            await self._connection.command(_RECOMPUTE, {"hours": some, "first": some[0], "end": some[-1] + _HOUR_S})
+            parameters = {"hours": some, "first": some[0], "end": some[-1] + _HOUR_S, "fewer": fewer}
+            await self._connection.command(_RECOMPUTE, parameters)
 
     async def recompute_days(self, hours: Iterable[int]) -> None:
         """Sums the days of `hours` up anew from all their hours."""

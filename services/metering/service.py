@@ -13,7 +13,14 @@ from headwater.metering.v1.webhooks_pb2_grpc import add_WebhookServiceServicer_t
 
 from services.contracts.budgets import Budget
 from services.contracts.events import AlertRaised, BudgetThresholdReached
-from services.contracts.streams import ALERTS_STREAM, BUDGETS_BUCKET, TENANTS_BUCKET, USAGE_STREAM, WEBHOOKS_BUCKET
+from services.contracts.streams import (
+    ALERTS_STREAM,
+    BUDGETS_BUCKET,
+    LEASES_BUCKET,
+    TENANTS_BUCKET,
+    USAGE_STREAM,
+    WEBHOOKS_BUCKET,
+)
 from services.contracts.tenant_record import TenantRecord
 from services.metering.accounting import USAGE_DURABLE, accounting
 from services.metering.alerts.alerting import Alerting
@@ -28,6 +35,7 @@ from services.metering.budgets import Budgets, PlanCaps
 from services.metering.clickhouse import ClickHouse
 from services.metering.migrations import migrate, migrations
 from services.metering.prices.closing import MonthClosing
+from services.metering.prices.lease import Lease
 from services.metering.prices.rerating import Rerating
 from services.metering.prices.store import PriceStore
 from services.metering.prices.table import PriceTable
@@ -81,7 +89,15 @@ async def running(
         log.info("schema changed", migration=name)
     stored = asyncio.Event()
     tenants = await bus.bucket(TENANTS_BUCKET)
-    audit = usage_audit(settings, clickhouse, bus, USAGE_DURABLE, book=prices.book, known_tenant=tenants_in(tenants))
+    audit = usage_audit(
+        settings,
+        clickhouse,
+        bus,
+        USAGE_DURABLE,
+        book=prices.book,
+        catch_up=prices.catch_up,
+        known_tenant=tenants_in(tenants),
+    )
     if api:
         budgets = Budgets(await bus.bucket(BUDGETS_BUCKET), tenants, bus.counters, plans)
         server.add(
@@ -112,7 +128,8 @@ async def running(
             server.add(add_WebhookServiceServicer_to_server, WebhookRpc(webhooks, calls))
         if worker:
             await stack.enter_async_context(_alerting(settings, clickhouse, bus, plans, webhooks, calls))
-            await stack.enter_async_context(accounting(settings, clickhouse, bus, prices.book, stored))
+            accounts = accounting(settings, clickhouse, bus, prices.book, stored, catch_up=prices.catch_up)
+            await stack.enter_async_context(accounts)
             reference = ReferenceTables(clickhouse.rollup, tenants, await bus.bucket(BUDGETS_BUCKET), plans)
             await stack.enter_async_context(reference.keeping_level())
             await stack.enter_async_context(background(audit_repeatedly(audit, settings)))
@@ -169,5 +186,6 @@ async def _pricing(
 
     table = PriceTable(clickhouse.rollup, prices)
     await table.catch_up()
-    months = MonthClosing(clickhouse, stored_so_far)
+    lease = Lease(await bus.bucket(LEASES_BUCKET), "statements", LEASES_BUCKET.ttl)
+    months = MonthClosing(clickhouse, stored_so_far, lease)
     return PriceRpc(prices, tenants, table, Rerating(clickhouse, prices.book, months, sum_up), months)

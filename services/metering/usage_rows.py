@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final, Protocol
 
 import msgspec
 from pydantic import ValidationError
@@ -17,12 +17,26 @@ from services.metering.plain_usage import PlainUsage, read_plain
 MAX_AHEAD = timedelta(days=1)
 MAX_AGE = timedelta(days=400)
 
-RERATED = 1 << 48
-"""Added to a row's version when it is priced anew: more than any place in a stream."""
+RERATED: Final = 1 << 48
+"""Added to a row's version when it is priced anew: more than any telling has."""
+TRUE_ABOVE: Final = 1 << 46
+"""Versions of what stands in for the truth are below it, and so are those of any row of releases for which the last
+telling of an event counted: 0 for what stood in for the truth, else the sequence in the stream."""
+_TRUE: Final = 1 << 47
+_PROVISIONAL: Final = 1 << 45
+"""Far more than a stream has messages: its sequence is taken from it."""
 
 _KNOWN_VERSIONS = (1,)
 
 UsageEvent = UsageSettled | PlainUsage
+
+
+class Told(Protocol):
+    """The message that an event came in."""
+
+    @property
+    def stored_at(self) -> datetime:
+        """When it came into its stream, by the bus's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +45,12 @@ class UsageRow:
 
     event: UsageEvent
     stream_sequence: int
+    told: Told | None = None
+    """Asked for the time only when a price depends on it; None: it is told now."""
 
 
-def read_usage(subject: str, payload: bytes, stream_sequence: int, now: datetime) -> UsageRow:
-    """Reads a usage event that came on `subject`.
+def read_usage(subject: str, payload: bytes, stream_sequence: int, now: datetime, told: Told | None = None) -> UsageRow:
+    """Reads a usage event that came on `subject`, in the message `told`.
 
     Raises:
         Rejected: it is malformed, of an unknown version, from an absurd time, or its subject says something else.
@@ -49,7 +65,7 @@ def read_usage(subject: str, payload: bytes, stream_sequence: int, now: datetime
         raise Rejected("SUBJECT_MISMATCH", "the event's tenant is not the one its subject names")
     if event.service != owner:
         raise Rejected("SUBJECT_MISMATCH", "the event's service is not the owner its subject names")
-    return UsageRow(event, stream_sequence)
+    return UsageRow(event, stream_sequence, told)
 
 
 def usage_columns(
@@ -58,17 +74,14 @@ def usage_columns(
     """The columns of `rows` for table usage_events.
 
     `book` says what tenants are charged, and prices calls that their producer took for free without being told so.
-    None: calls cost what their producers say, and are charged at that.
-
-    The version is the sequence in the stream: what was told last counts, and an old delivery that comes late replaces
-    nothing. What stands in for the truth never replaces it, and nothing told again replaces what was priced anew.
+    None: calls cost what their producers say, and are charged at that. A row's amounts depend on its message, its time
+    in the stream and the versions of the book, never on when it is stored: a delivery that comes again is the same row.
     """
-    events = [row.event if book is None else priced(row.event, book) for row in rows]
+    events = [row.event if book is None else _priced(row, book) for row in rows]
     tokens = [event.tokens for event in events]
     costs = [event.cost_usd for event in events]
-    charged_usd, charge_sources = _charged(events, book) if book and book.marks_up else (costs, [""] * len(costs))
+    charged_usd, charge_sources = _charged(rows, events, book) if book and book.marks_up else (costs, [""] * len(costs))
     references = [event.reference_tokens for event in events]
-    sequences = [row.stream_sequence for row in rows]
     return {
         "event_id": [e.event_id for e in events],
         "event_time": [e.event_time for e in events],
@@ -106,16 +119,32 @@ def usage_columns(
         "succeeded": [e.succeeded for e in events],
         "latency_ms": [e.latency_ms for e in events],
         "schema_version": [e.schema_version for e in events],
-        "js_seq": sequences,
+        "js_seq": [row.stream_sequence for row in rows],
         "ingested_at": [ingested_at] * len(events),
-        "version": [0 if e.provisional else s for e, s in zip(events, sequences, strict=True)],
+        "version": [version_of(row) for row in rows],
     }
 
 
-def priced(event: UsageEvent, book: PriceBook) -> UsageEvent:
+def version_of(row: UsageRow) -> int:
+    """Of the rows of an event the one with the highest version counts.
+
+    It falls along the stream: what was told first counts, however late it is delivered, and telling it again changes
+    nothing. What stands in for the truth never replaces it, and nothing told again replaces what was priced anew.
+    """
+    return (_PROVISIONAL if row.event.provisional else _TRUE) - row.stream_sequence
+
+
+def _book_of(row: UsageRow, book: PriceBook) -> PriceBook:
+    """What prices `row`: the book as it was when the event was told."""
+    return book if row.told is None else book.as_of(row.told.stored_at)
+
+
+def _priced(row: UsageRow, book: PriceBook) -> UsageEvent:
     """The event, priced by `book` if it costs nothing by a price that is none of ours: nobody said that it is free."""
+    event = row.event
     if is_set(event.price_source) or Decimal(event.cost_usd):
         return event
+    book = _book_of(row, book)
     tokens = TokenUsage(**{name: getattr(event.tokens, name) for name in TokenUsage.model_fields})
     call = (event.provider, event.model, tokens, event.event_time)
     cost = book.cost(*call, batch=event.batch)
@@ -134,9 +163,14 @@ def priced(event: UsageEvent, book: PriceBook) -> UsageEvent:
     return msgspec.structs.replace(event, **changes)
 
 
-def _charged(events: Sequence[UsageEvent], book: PriceBook) -> tuple[list[Decimal], list[str]]:
-    """What tenants are charged for each, and by which mark-up."""
-    charges = [book.charged(event.tenant, Decimal(event.cost_usd), event.event_time) for event in events]
+def _charged(
+    rows: Sequence[UsageRow], events: Sequence[UsageEvent], book: PriceBook
+) -> tuple[list[Decimal], list[str]]:
+    """What tenants are charged for each, and by which mark-up; `events` are those of `rows` with their price."""
+    charges = [
+        _book_of(row, book).charged(event.tenant, Decimal(event.cost_usd), event.event_time)
+        for row, event in zip(rows, events, strict=True)
+    ]
     return [charged.usd for charged in charges], [charged.source for charged in charges]
 
 

@@ -5,9 +5,10 @@ from typing import Any
 from headwater.retrieval.v1 import retrieval_pb2 as pb
 from headwater.retrieval.v1.retrieval_pb2_grpc import RetrievalServiceServicer
 
+from services.contracts.attribution import Attribution
 from services.knowledge.passages import Hit, Vector
 from services.retrieval.search import Charge, Search
-from services.runtime.identity import caller_tenant
+from services.runtime.identity import caller, caller_tenant
 
 
 class RetrievalRpc(RetrievalServiceServicer):
@@ -24,7 +25,7 @@ class RetrievalRpc(RetrievalServiceServicer):
             limit=request.limit or self._default_limit,
             document_ids=request.document_ids,
             min_similarity=request.min_similarity if request.HasField("min_similarity") else -1.0,
-            feature=request.feature,
+            attribution=_attribution(request),
         )
         return pb.SearchResponse(
             passages=map(_passage, found.hits),
@@ -33,8 +34,15 @@ class RetrievalRpc(RetrievalServiceServicer):
         )
 
     async def Embed(self, request: pb.EmbedRequest, _: Any) -> pb.EmbedResponse:
-        vectors, charge = await self._search.embed(caller_tenant(), request.texts, feature=request.feature)
+        vectors, charge = await self._search.embed(
+            caller_tenant(), request.texts, attribution=Attribution(request.feature, caller().key_id)
+        )
         return pb.EmbedResponse(embeddings=map(_embedding, vectors), usage=_usage(charge))
+
+
+def _attribution(request: pb.SearchRequest) -> Attribution:
+    said = request.attribution
+    return Attribution(request.feature, caller().key_id, said.outcome_id, said.user, dict(said.labels))
 
 
 def _passage(hit: Hit) -> pb.Passage:

@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Final
 
+from services.contracts.attribution import Attribution
 from services.contracts.events import TokenUsage, UsageSettled, truncated_to_millis, usage_event_id
 from services.contracts.failures import Missing
 from services.contracts.prices import PriceBook
@@ -16,6 +18,8 @@ from services.knowledge.store import HybridQuery, VectorStore
 from services.runtime.calls import call_id, request_id
 from services.runtime.outbox import Tell
 from services.runtime.seen_through import seen_through
+
+_NOBODY: Final = Attribution()
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Search:
         limit: int,
         document_ids: Sequence[str] = (),
         min_similarity: float = -1.0,
-        feature: str = "",
+        attribution: Attribution = _NOBODY,
     ) -> SearchResult:
         """The passages nearest to `query`, best first.
 
@@ -72,7 +76,7 @@ class Search:
             Missing: `document_ids` names documents, and none of them is indexed.
             Busy: the embedder's queue is full, the store is away, or neither bus nor disk could take the usage.
         """
-        embedded, charge = await seen_through(self._embed(tenant, [query], "search", feature))
+        embedded, charge = await seen_through(self._embed(tenant, [query], "search", attribution))
         wanted = HybridQuery(
             vector=embedded.vectors[0],
             text=query,
@@ -91,17 +95,19 @@ class Search:
                 return True
         return False
 
-    async def embed(self, tenant: TenantId, texts: Sequence[str], *, feature: str = "") -> tuple[Vector, Charge]:
+    async def embed(
+        self, tenant: TenantId, texts: Sequence[str], *, attribution: Attribution = _NOBODY
+    ) -> tuple[Vector, Charge]:
         """The embeddings of `texts`, shape (texts, dimension).
 
         Raises:
             Busy: the embedder's queue is full, or neither bus nor disk could take the usage.
         """
-        embedded, charge = await seen_through(self._embed(tenant, texts, "embed", feature))
+        embedded, charge = await seen_through(self._embed(tenant, texts, "embed", attribution))
         return embedded.vectors, charge
 
     async def _embed(
-        self, tenant: TenantId, texts: Sequence[str], stage: str, feature: str
+        self, tenant: TenantId, texts: Sequence[str], stage: str, attribution: Attribution
     ) -> tuple[Embeddings, Charge]:
         """Embeds and charges. Seen through by its callers: what the model computes is charged, whoever left."""
         self._check_room()
@@ -120,7 +126,11 @@ class Search:
                 stage=stage,
                 provider=self._embedder.provider,
                 model=self._embedder.model,
-                feature=feature,
+                feature=attribution.feature,
+                key_id=attribution.key_id,
+                outcome_id=attribution.outcome_id,
+                user=attribution.user,
+                labels=dict(attribution.labels),
                 tokens=usage,
                 cost_usd=cost.usd,
                 price_source=cost.price_source,

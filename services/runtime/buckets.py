@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 
 import nats.errors
 import nats.js.errors
@@ -40,6 +41,8 @@ class Entry:
     revision: int
     """Grows with every change in the bucket; compare-and-set works on it."""
     deleted: bool = False
+    stored_at: datetime | None = None
+    """By the bus's clock; None: it was not read in a list of entries."""
 
 
 class Bucket:
@@ -103,6 +106,13 @@ class Bucket:
     async def entries(self, pattern: str = ">") -> list[Entry]:
         """The values of all keys that match a subject pattern, by key."""
         return [entry for entry in await self._last(pattern) if not entry.deleted]
+
+    async def revision(self) -> int:
+        """Of the last change in the bucket, by the word of its leader; 0: there was none."""
+        try:
+            return (await self._js.stream_info(self._stream)).state.last_seq
+        except (nats.errors.Error, TimeoutError) as error:
+            raise self._busy() from error
 
     async def _last(self, pattern: str) -> list[Entry]:
         """As entries, with those that were deleted."""
@@ -225,7 +235,8 @@ class Bucket:
     def _entry(self, message: Msg) -> Entry:
         operation = (message.headers or {}).get(KV_OP)
         key = message.subject.removeprefix(self._prefix)
-        return Entry(key, message.data, message.metadata.sequence.stream, operation in _GONE)
+        told = message.metadata
+        return Entry(key, message.data, told.sequence.stream, operation in _GONE, told.timestamp)
 
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:

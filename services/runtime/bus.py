@@ -4,7 +4,7 @@
   ``Nats-Msg-Id``, so it is stored once.
 - A message is acknowledged after its handler returned. While the handler runs the bus tells JetStream so. A failure
   that will not pass dead-letters; a bug is redelivered with backoff and dead-letters at the last delivery; while a
-  dependency is away the message is held.
+  dependency is away the message is held; while somebody else is at its work it is held without keeping a worker.
 - JetStream's own ``max_deliver`` stays unlimited: it would stop silently, also when the last delivery killed the
   process.
 """
@@ -44,6 +44,7 @@ from services.runtime.direct import DirectClient
 from services.runtime.intake import Intake
 from services.runtime.reading import StoredMessage, stored
 from services.runtime.settings import BusSettings
+from services.runtime.stopping import Stopping
 from services.runtime.tail import Tail
 from services.runtime.telemetry import log
 
@@ -117,12 +118,14 @@ class Bus:
         give_up: Callable[[E, str], Awaitable[None]],
         *,
         drain_timeout: timedelta,
+        stopping: Stopping | None = None,
     ) -> AsyncIterator[None]:
         """Hears `subscription` while the context is open; on leaving, messages in hand are finished first.
 
-        `give_up` is called with the reason before a message is dead-lettered.
+        `give_up` is called with the reason before a message is dead-lettered. No message is begun once the process's
+        `stopping` is set, and `drain_timeout` is counted from then, however late the context is left.
         """
-        stopping = asyncio.Event()
+        stopping = stopping or Stopping()
         puller = await self.puller(
             subscription.stream,
             subscription.durable,
@@ -136,7 +139,7 @@ class Bus:
             yield
         finally:
             stopping.set()
-            _, late = await asyncio.wait(tasks, timeout=drain_timeout.total_seconds())
+            _, late = await asyncio.wait(tasks, timeout=stopping.left_of(drain_timeout).total_seconds())
             for task in late:
                 log.warning("a message was not finished in time; it will come again", consumer=subscription.durable)
                 task.cancel()

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import chain, repeat
 from typing import Generic, Protocol, TypeVar
 from uuid import uuid4
@@ -15,7 +15,7 @@ from nats.js import JetStreamContext
 from pydantic import ValidationError
 
 from services.contracts.events import Event
-from services.contracts.failures import Busy, Exhausted, Failure, Rejected
+from services.contracts.failures import Busy, Exhausted, Failure, Rejected, Taken
 from services.contracts.streams import StreamSpec, dead_letter_subject
 from services.contracts.tenants import tenant_id
 from services.runtime.telemetry import log
@@ -29,6 +29,7 @@ MAX_DEAD_LETTER_BYTES = 1024 * 1024
 """A longer payload is cut in its dead letter; its stream still has it whole."""
 
 _SHORT_REPLY = 9
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 REASON_HEADER = "Headwater-Reason"
 CONSUMER_HEADER = "Headwater-Consumer"
@@ -65,12 +66,18 @@ class Delivery:
         self.headers: Mapping[str, str] = message.headers or {}
         self.reply = message.reply
         """Where JetStream is told what became of it."""
-        # $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<deliveries>.<sequence>...; nats-py's metadata parse the
-        # times as well, which is most of the work.
+        # $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<deliveries>.<sequence>.<consumer's sequence>.<time>...
+        # nats-py's metadata make a time of the last, which is most of the work.
         words = message.reply.split(".")
         first = 4 if len(words) == _SHORT_REPLY else 6
         self.deliveries = int(words[first])
         self.stream_sequence = int(words[first + 1])
+        self._stored_at_ns = words[first + 3]
+
+    @property
+    def stored_at(self) -> datetime:
+        """When it came into its stream, by the bus's clock."""
+        return _EPOCH + timedelta(microseconds=int(self._stored_at_ns) // 1000)
 
     async def ack(self) -> None:
         """Done: never deliver it again."""
@@ -184,9 +191,22 @@ class Worker(Generic[E]):
         self._handle = handle
         self._give_up = give_up
         self._stopping = stopping
+        self._places = asyncio.Semaphore(subscription.workers)
+        """As many messages are handled at a time; what waits for somebody else holds none."""
+        self._waiting: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Works until `stopping` is set; ends between messages, never within one."""
+        try:
+            await self._work()
+            if self._waiting:
+                await asyncio.wait(self._waiting)
+        except asyncio.CancelledError:
+            for waiting in self._waiting:
+                waiting.cancel()
+            raise
+
+    async def _work(self) -> None:
         while not self._stopping.is_set():
             try:
                 delivery = await self._unless_stopping(self._next_delivery())
@@ -211,18 +231,43 @@ class Worker(Generic[E]):
 
     async def _settle(self, delivery: Delivery) -> None:
         """Handles one message and tells JetStream the outcome; if that fails, the message comes again."""
+        async with self._settling(delivery):
+            try:
+                event = _decode(delivery, self._subscription)
+            except Rejected as failure:
+                await delivery.dead_letter(f"{failure.reason}: {failure.message}")
+                return
+            try:
+                async with self._places:
+                    await self._attempt(delivery, event)
+            except Taken:
+                waiting = asyncio.create_task(self._wait(delivery, event))
+                self._waiting.add(waiting)
+                waiting.add_done_callback(self._waiting.discard)
+
+    async def _wait(self, delivery: Delivery, event: E) -> None:
+        """Tries again now and then. A redelivery would be counted among those that ended without a word."""
+        async with self._settling(delivery):
+            for pause in chain(_BACKOFF, repeat(_BACKOFF[-1])):
+                if await self._unless_stopping(asyncio.sleep(pause.total_seconds(), True)) is None:
+                    await delivery.nak(_BACKOFF[0])
+                    return
+                with contextlib.suppress(Taken):
+                    async with self._places:
+                        await self._attempt(delivery, event)
+                    return
+
+    @contextlib.asynccontextmanager
+    async def _settling(self, delivery: Delivery) -> AsyncIterator[None]:
+        """Keeps the message meanwhile; what goes wrong in here has it come again."""
+        durable = self._subscription.durable
         try:
             async with _heartbeat(delivery, self._subscription.ack_wait):
-                try:
-                    event = _decode(delivery, self._subscription)
-                except Rejected as failure:
-                    await delivery.dead_letter(f"{failure.reason}: {failure.message}")
-                else:
-                    await self._attempt(delivery, event)
+                yield
         except (nats.errors.Error, Busy) as error:
-            log.warning(
-                "message not settled; it will come again", consumer=self._subscription.durable, error=str(error)
-            )
+            log.warning("message not settled; it will come again", consumer=durable, error=str(error))
+        except Exception as error:  # noqa: BLE001 - as in _work
+            log.error("worker stumbled", consumer=durable, exc_info=error)
 
     async def _attempt(self, delivery: Delivery, event: E) -> None:
         limit = self._subscription.max_deliveries
@@ -233,6 +278,8 @@ class Worker(Generic[E]):
         try:
             await self._handle_when_not_busy(event)
             await delivery.ack()
+        except Taken:
+            raise
         except Exhausted as failure:
             await self._again_or_bury(delivery, event, f"{failure.reason}: {failure.message}", failure.retry_after)
         except Busy:
@@ -250,6 +297,8 @@ class Worker(Generic[E]):
         for pause in chain(_BACKOFF, repeat(_BACKOFF[-1])):
             try:
                 await self._handle(event)
+            except Taken:
+                raise
             except Busy as failure:
                 log.warning(
                     "a dependency is away",

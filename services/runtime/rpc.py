@@ -24,8 +24,10 @@ from services.contracts.failures import Busy, Denied, Failure, Rejected, Unauthe
 from services.runtime import status
 from services.runtime.calls import AUTHORIZATION, REQUEST_ID, begin_call, is_part_of_another
 from services.runtime.identity import Caller, KeyStore, set_caller
+from services.runtime.open_streams import ending
 from services.runtime.places import Places
 from services.runtime.settings import RpcSettings
+from services.runtime.stopping import Stopping, server_stops
 from services.runtime.telemetry import log
 
 Servicer = TypeVar("Servicer")
@@ -41,6 +43,8 @@ _OPEN_SERVICES: Final = ("/grpc.health.v1.", "/grpc.reflection.")
 _ROOM_FOR_OPEN_CALLS: Final = 100
 _LARGEST_READ: Final = 4
 """Times the largest message taken: gRPC itself refuses what is larger still, without a reason."""
+_LAST_WORD: Final = timedelta(seconds=0.5)
+"""For calls that the end of the drain cuts short to be told so, before gRPC ends them without a reason."""
 
 
 class RpcServer:
@@ -51,10 +55,11 @@ class RpcServer:
         self._access: dict[str, _Access] = {}
         self._services: list[str] = []
         self._health = health.aio.HealthServicer()
-        self.stopping = asyncio.Event()
+        self.stopping = Stopping()
         """Set when calls are to end: one that would go on for as long as its caller likes would hold up the rest."""
+        self._guard = _Guard(keys, self._access, settings, self.stopping)
         self._server = grpc.aio.server(
-            interceptors=[_Guard(keys, self._access, settings)],
+            interceptors=[self._guard],
             # The last resort, without a reason: each of our calls may make another here, and probes always get in.
             maximum_concurrent_rpcs=2 * settings.max_concurrent_calls + _ROOM_FOR_OPEN_CALLS,
             options=(
@@ -119,7 +124,7 @@ class RpcServer:
 
     @asynccontextmanager
     async def serving(self, drain_timeout: timedelta) -> AsyncIterator[None]:
-        """Answers calls. On leaving stops accepting and lets calls in progress finish."""
+        """Answers calls. On leaving sets `stopping`, accepts no more and lets calls in progress finish."""
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if self._settings.reflection:
             names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -131,8 +136,10 @@ class RpcServer:
             yield
         finally:
             self.stopping.set()
+            left = self.stopping.left_of(drain_timeout)
+            self._guard.end_within(left)
             await self._health.enter_graceful_shutdown()
-            await self._server.stop(drain_timeout.total_seconds())
+            await self._server.stop((left + _LAST_WORD).total_seconds())
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,20 +153,36 @@ class _Access:
 class _Guard(grpc.aio.ServerInterceptor):
     """Stands before every method."""
 
-    def __init__(self, keys: KeyStore, access: dict[str, _Access], settings: RpcSettings) -> None:
+    def __init__(
+        self, keys: KeyStore, access: dict[str, _Access], settings: RpcSettings, stopping: asyncio.Event
+    ) -> None:
         self._keys = keys
         self._access = access
         self._settings = settings
         self._places = Places(settings.max_concurrent_calls, settings.calls_per_tenant, "calls")
         self._guarded_handlers: dict[str, Any] = {}
+        self._stopping = stopping
+        self._deadlines: set[asyncio.Timeout] = set()
+        """Of the calls in progress."""
+        self._last_moment: float | None = None
+        """When the server ends all calls, on the loop's clock."""
+
+    def end_within(self, left: timedelta) -> None:
+        """Ends the calls that are still in progress when `left` has passed, with a reason."""
+        self._last_moment = asyncio.get_running_loop().time() + left.total_seconds()
+        for deadline in self._deadlines:
+            if not deadline.expired() and (deadline.when() or 0.0) > self._last_moment:
+                deadline.reschedule(self._last_moment)
 
     async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
         guarded = self._guarded_handlers.get(details.method)
         if guarded is None:
             handler = await continuation(details)
-            if handler is None or details.method.startswith(_OPEN_SERVICES):
-                return handler
-            guarded = self._guarded_handlers[details.method] = self._wrapped(handler, details.method)
+            if handler is None:
+                return None
+            is_open = details.method.startswith(_OPEN_SERVICES)
+            guarded = ending(handler, self._stopping) if is_open else self._wrapped(handler, details.method)
+            self._guarded_handlers[details.method] = guarded
         return guarded
 
     def _wrapped(self, handler: Any, method: str) -> Any:
@@ -200,6 +223,7 @@ class _Guard(grpc.aio.ServerInterceptor):
         deadline = asyncio.timeout(time_left.total_seconds())
         try:
             async with deadline:
+                self._deadlines.add(deadline)
                 who = await self._admit(method, call.authorization)
                 structlog.contextvars.bind_contextvars(tenant=who.tenant, request_id=str(call.request_id))
                 # The call it serves has a place: refused for want of another, both would have been for nothing.
@@ -215,12 +239,16 @@ class _Guard(grpc.aio.ServerInterceptor):
             await _abort(context, status.of_violations(error))
         except Exception as error:  # noqa: BLE001 - the last line: a bug becomes INTERNAL, never a broken connection
             if isinstance(error, TimeoutError) and deadline.expired():
+                if deadline.when() == self._last_moment:
+                    outcome = "SERVER_STOPS"
+                    await _abort(context, status.of_failure(server_stops()))
                 outcome = "DEADLINE_EXCEEDED"
                 await _abort(context, status.deadline_exceeded())
             outcome = error_id = uuid4().hex[:12]
             log.error("call failed", method=method, error_id=error_id, exc_info=error)
             await _abort(context, status.internal(error_id))
         finally:
+            self._deadlines.discard(deadline)
             log.debug("call", method=method, outcome=outcome, ms=round((time.monotonic() - started) * 1000, 1))
 
     def _time_left(self, context: Any) -> timedelta:

@@ -30,6 +30,7 @@ PATTERNS: Mapping[str, str] = MappingProxyType(
         "^[A-Za-z0-9_.:-]*$": "must be letters, digits, _, ., : and - only",
         "^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$": _NAME,
         "^([A-Za-z0-9][A-Za-z0-9_-]{0,62})?$": _NAME,
+        "^([0-9a-f]{32})?$": "must be a pseudonym of 32 hex digits, as Generate makes it; a name is not taken",
         "^[a-z][a-z0-9-]*$": _TENANT,
         "^([a-z][a-z0-9-]*)?$": _TENANT,
         "^([a-z][a-z0-9-]{0,39})?$": _TENANT,

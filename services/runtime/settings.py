@@ -2,9 +2,24 @@
 
 import re
 from datetime import timedelta
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FilePath, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FilePath,
+    SecretStr,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+
+from services.runtime.durations import as_typed, span_of
 
 MIB = 1024**2
 
@@ -21,9 +36,27 @@ def secret_like(pattern: str, told: str) -> AfterValidator:
 
 
 class Section(BaseModel):
-    """A group of settings; unknown names are errors, so that a typo is not silently ignored."""
+    """A group of settings; unknown names are errors, so that a typo is not silently ignored.
+
+    Spans of time are typed as on the command line, or in ISO 8601.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _typed(cls, value: object, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        if cls.model_fields[info.field_name or ""].annotation is not timedelta:
+            return read(value)
+        typed = span_of(value) if isinstance(value, str) else None
+        span: timedelta = read(value if typed is None else typed)
+        if span < timedelta():
+            raise ValueError("a span of time is not negative")
+        return span
+
+    @field_serializer("*", mode="wrap", when_used="json")
+    def _as_typed(self, value: Any, write: SerializerFunctionWrapHandler) -> Any:
+        return as_typed(value) if isinstance(value, timedelta) else write(value)
 
 
 class BusSettings(Section):

@@ -63,8 +63,10 @@ class Script:
 
 
 @asynccontextmanager
-async def serving(script: Script, credentials: grpc.ServerCredentials | None = None) -> AsyncIterator[Script]:
-    """Serves `script` on a free port, with TLS if there are credentials."""
+async def serving(
+    script: Script, credentials: grpc.ServerCredentials | None = None, grace_s: float | None = None
+) -> AsyncIterator[Script]:
+    """Serves `script` on a free port, with TLS if there are credentials; calls then have `grace_s` to end."""
     server = grpc.aio.server()
     for file in _FILES:
         for service in file.DESCRIPTOR.services_by_name.values():
@@ -79,7 +81,7 @@ async def serving(script: Script, credentials: grpc.ServerCredentials | None = N
     try:
         yield script
     finally:
-        await server.stop(None)
+        await server.stop(grace_s)
 
 
 def _handler(method: Any, script: Script) -> Any:

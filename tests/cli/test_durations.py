@@ -2,7 +2,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from services.cli.durations import duration, in_words, moment
+from services.cli.durations import duration, moment
 
 NOW = datetime(2026, 11, 21, 9, 10, tzinfo=UTC)
 
@@ -48,10 +48,3 @@ def test_what_is_no_moment_is_refused(text: str) -> None:
     """Before the calendar begins too."""
     with pytest.raises(ValueError, match="is"):
         moment(text, NOW)
-
-
-@pytest.mark.parametrize(("seconds", "words"), [(0.2, "200ms"), (1.5, "1.5s"), (30, "30s"), (300, "5m"), (90, "90s")])
-def test_durations_are_told_as_they_are_typed(seconds: float, words: str) -> None:
-    """What a message suggests can be copied behind --timeout."""
-    assert in_words(timedelta(seconds=seconds)) == words
-    assert duration(words) == timedelta(seconds=seconds)

@@ -2,6 +2,7 @@ import asyncio
 import hashlib
 import signal
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from headwater.ingest.v1 import ingest_pb2
 
 from services.cli.errors import CommandFailed, Exit
 from services.cli.local_files import files_under
-from services.contracts.failures import Denied, Missing, Rejected
+from services.contracts.failures import Busy, Denied, Missing, Rejected
 from tests.cli.conftest import Headwater
 from tests.cli.scripted_server import Script, serving
 
@@ -248,6 +249,57 @@ async def test_what_is_durable_when_the_server_dies_is_accepted(
     assert ended.code == Exit.AWAY
     assert (ended.json["accepted"], ended.json["failed"]) == (3, 0)
     assert all(document["reason"].startswith("accepted, but the server") for document in ended.json["documents"])
+
+
+async def test_a_watch_that_the_servers_end_cuts_short_is_made_again(
+    headwater: Headwater, script: Script, documents: Documents, tenant_key: str, tmp_path: Path
+) -> None:
+    """Behind a balancer another server answers, and tells how it went on."""
+    stopped = 0
+
+    def stop_once(request: ingest_pb2.WatchDocumentRequest) -> Iterable[Any]:
+        nonlocal stopped
+        if not stopped:
+            stopped += 1
+            raise Busy("SERVER_STOPS", "the server stops", retry_after=timedelta(milliseconds=10))
+        return documents.watch(request)
+
+    script.answers["WatchDocument"] = stop_once
+    ended = await headwater("put", str(write(tmp_path / "f", a="1")))
+    assert (ended.code, ended.out.splitlines()) == (Exit.OK, ["1 indexed"])
+
+
+async def test_a_server_that_is_gone_is_told_of_in_one_line(
+    headwater: Headwater, tenant_key: str, tmp_path: Path
+) -> None:
+    """It stops while the files wait to be indexed: they are not lost, and not each of them says why."""
+    watched: asyncio.Queue[None] = asyncio.Queue()
+    gone = asyncio.Event()
+
+    async def stop() -> None:
+        await gone.wait()
+        raise Busy("SERVER_STOPS", "the server stops", retry_after=timedelta(milliseconds=10))
+
+    def hang(request: object) -> Iterable[Any]:
+        watched.put_nowait(None)
+        yield stop()
+
+    async with serving(Script(), grace_s=10) as stopping:
+        Documents(stopping)
+        stopping.answers["WatchDocument"] = hang
+        folder = write(tmp_path / "f", a="1", b="2", c="3")
+        put = asyncio.ensure_future(headwater("put", str(folder), "--address", stopping.address))
+        async with asyncio.timeout(60):
+            for _ in range(3):
+                await watched.get()
+        gone.set()
+    ended = await put
+    assert ended.code == Exit.AWAY
+    assert ended.out.splitlines() == [
+        "3 accepted",
+        "What is accepted is not lost: `headwater docs` tells how it fares.",
+    ]
+    assert "no server answers" in ended.err.splitlines()[-1]
 
 
 async def test_what_is_not_indexed_in_time_is_accepted(

@@ -69,6 +69,7 @@ def test_variables_of_commands_are_no_settings_and_no_mistakes() -> None:
     [
         ("HEADWATER_RPC__ADDRESS", "7443", "host:port to listen on"),
         ("HEADWATER_BUS__URL", "garbage", "nats://host:4222"),
+        ("HEADWATER_INGEST__STRAGGLER_AGE", "soon", "write 500ms, 30s, 5m, 2h or 7d"),
         (
             "HEADWATER_INFERENCE__MODELS",
             '{"large": {"deployments": [{"name": "A", "endpoint": {"base_url": "x", "model": "m"}}]}}',
@@ -81,6 +82,16 @@ def test_what_does_not_fit_is_told_in_words(variable: str, value: str, words: st
     done = check({variable: value})
     assert words in done.stderr
     assert "^" not in done.stderr
+
+
+def test_durations_are_typed_as_on_the_command_line_and_printed_likewise() -> None:
+    """Also in JSON, and in ISO 8601 as well."""
+    endpoint = {"base_url": "http://h/v1", "model": "m", "total_timeout": "90s"}
+    models = {"large": {"deployments": [{"name": "only", "endpoint": endpoint}]}}
+    typed = {"INGEST__STRAGGLER_AGE": "6s", "RPC__MAX_DEADLINE": "PT5M", "INFERENCE__MODELS": json.dumps(models)}
+    shown = json.loads(check({f"HEADWATER_{name}": value for name, value in typed.items()}, "--json").stdout)
+    assert (shown["HEADWATER_INGEST__STRAGGLER_AGE"], shown["HEADWATER_RPC__MAX_DEADLINE"]) == ("6s", "5m")
+    assert json.loads(shown["HEADWATER_INFERENCE__MODELS"]) == models
 
 
 ENDPOINT = {

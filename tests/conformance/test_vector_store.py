@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -211,6 +211,16 @@ async def test_a_document_is_deleted(store: VectorStore) -> None:
     assert await store.point_ids(A, "kept") == {kept.id}
 
 
+async def test_a_document_is_deleted_but_for_one_version(store: VectorStore) -> None:
+    """The points of its other versions go; another document's of any version stay."""
+    old, new = point(A, "old", 1), point(A, "new", 2, version="v2")
+    other = point(A, "other", 3, document="other", version="v2")
+    await store.upsert(A, [old, new, other])
+    await store.delete_document(A, "doc", but_version="v1")
+    assert await store.point_ids(A, "doc") == {old.id}
+    assert await store.point_ids(A, "other") == {other.id}
+
+
 async def test_point_ids_are_complete(store: VectorStore) -> None:
     """All of a large document's ids come back."""
     points = [point(A, f"Sentence {i}.", i, document="large") for i in range(1500)]
@@ -279,12 +289,71 @@ async def test_both_engines_score_alike(tmp_path: Path) -> None:
     assert [hit.score for hit in embedded] == pytest.approx([hit.score for hit in client], abs=1e-4)
 
 
-async def test_vectors_of_another_model_are_not_searched(tmp_path: Path) -> None:
+@pytest.fixture(params=STORES)
+async def with_model(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[Callable[[str], Awaitable[VectorStore]]]:
+    """Opens a store of another embedding model on the same data."""
+    memory = AsyncQdrantClient(location=":memory:")
+    stores: list[VectorStore] = []
+
+    async def of_model(model: str) -> VectorStore:
+        if request.param == "qdrant-memory":
+            store: VectorStore = QdrantStore(memory, model=model, dimension=DIMENSION, settings=VectorStoreSettings())
+        else:
+            for before in stores:
+                await before.close()
+            store = await opened(request.param, tmp_path / "vectors", model)
+        stores[:] = [store]
+        return store
+
+    yield of_model
+    await stores[0].drop(A)
+    await stores[0].close()
+
+
+async def test_vectors_of_another_model_are_not_searched(
+    with_model: Callable[[str], Awaitable[VectorStore]],
+) -> None:
     """A collection made with one model is refused to another; cosine between models means nothing."""
-    store = await opened("edge", tmp_path)
-    await store.upsert(A, [point(A, "text", 1)])
-    await store.close()
-    other = await opened("edge", tmp_path, model="other")
-    with pytest.raises(Conflict):
-        await other.search(A, asking("text"))
-    await other.close()
+    store = await with_model("first")
+    await store.upsert(A, [point(A, "one", 1), point(A, "two", 2, document="two")])
+    store = await with_model("second")
+    for _ in range(2):
+        for call in (
+            store.search(A, asking("text")),
+            store.count(A),
+            store.point_ids(A, "doc"),
+            store.upsert(A, [point(A, "three", 3)]),
+        ):
+            with pytest.raises(Conflict):
+                await call
+        await store.delete_document(A, "two")
+
+
+async def test_what_another_model_indexed_can_be_deleted_and_put_again(
+    with_model: Callable[[str], Awaitable[VectorStore]],
+) -> None:
+    """The last deletion, of a document or of points, frees the tenant for the new model; until then it is refused."""
+    store = await with_model("first")
+    one, two = point(A, "one", 1), point(A, "two", 2, document="two")
+    await store.upsert(A, [one, two])
+    store = await with_model("second")
+    await store.delete_document(A, "doc")
+    await store.delete(A, [two.id])
+    assert await store.count(A) == 0
+    await store.upsert(A, [one])
+    assert [hit.id for hit in await store.search(A, asking("one", seed=1))] == [one.id]
+
+
+async def test_a_tenant_that_deleted_everything_is_free_for_another_model(
+    with_model: Callable[[str], Awaitable[VectorStore]],
+) -> None:
+    """An empty collection of the model before is in nobody's way."""
+    store = await with_model("first")
+    await store.upsert(A, [point(A, "one", 1)])
+    await store.delete_document(A, "doc")
+    store = await with_model("second")
+    assert await store.point_ids(A, "doc") == frozenset()
+    await store.upsert(A, [point(A, "two", 2)])
+    assert await store.count(A) == 1

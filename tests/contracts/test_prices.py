@@ -8,6 +8,7 @@ from genai_prices import Usage, __version__, calc_price
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.contracts.book_versions import MOST_VERSIONS
 from services.contracts.events import TokenUsage
 from services.contracts.price_file import parse_price_file
 from services.contracts.prices import MOST_USD, PICO, Charged, Price, PriceBook, is_fallback
@@ -236,6 +237,28 @@ def test_a_pinned_book_stays_at_its_version(book: PriceBook) -> None:
     assert (pinned.version, book.version) == (7, 8)
     sources = [pinned.cost("openai", model, TokenUsage(), NOW).price_source for model in ("mine", "other")]
     assert sources == ["book:7:openai/mine", "own:openai/other"]
+
+
+def test_a_book_as_of_a_time_is_what_it_was_then(book: PriceBook) -> None:
+    """Also one made of it, and where a clock was set back; what is put later changes nothing in it."""
+    further, hour = book.with_own({}), timedelta(hours=1)
+    for version, since in ((8, NOW), (9, NOW + hour), (10, NOW - hour)):
+        book.adopt(version, parse_price_file(f"markups: [{{tenant: acme, percent: {version}}}]"), since)
+    times = (NOW - timedelta(days=9), NOW - timedelta(seconds=1), NOW, NOW + hour)
+    for one in (book, further):
+        assert [one.as_of(time).version for time in times] == [7, 7, 8, 10]
+    then = book.as_of(NOW)
+    book.adopt(11, parse_price_file("markups: []"), NOW)
+    assert then.charged("acme", Decimal(1), NOW) == Charged(Decimal("1.08"), "book:8:acme")
+    assert (book.marks_up, book.charged("acme", Decimal(1), NOW)) == (True, Charged(Decimal(1)))
+
+
+def test_the_newest_versions_are_remembered(book: PriceBook) -> None:
+    """What was told before the oldest of them goes by that one."""
+    file = parse_price_file("prices: []")
+    for number in range(MOST_VERSIONS):
+        book.adopt(100 + number, file, NOW + timedelta(seconds=number))
+    assert [book.as_of(NOW + timedelta(seconds=s)).version for s in (-9, 0, 7)] == [100, 100, 107]
 
 
 @pytest.mark.parametrize(

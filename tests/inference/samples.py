@@ -11,11 +11,12 @@ from uuid import UUID
 
 import numpy as np
 
+from services.contracts.attribution import Attribution
 from services.contracts.events import Event, TokenUsage, UsageSettled
 from services.contracts.failures import Busy
 from services.contracts.prices import PriceBook
 from services.contracts.tenants import TenantId
-from services.inference.answers import Attribution, Found, Question
+from services.inference.answers import Found, Question
 from services.inference.deployments.settings import DeploymentSettings, ModelSettings, RetrySettings
 from services.inference.drafts import Tab, Task
 from services.inference.providers.settings import EndpointSettings

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
 import grpc
+import protovalidate
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from headwater.inference.v1 import inference_pb2 as pb
@@ -183,6 +184,20 @@ async def test_retrieval_is_asked_for_the_caller_under_its_own_key(house: House)
     ((tenant, asked),) = house.shelf.asked
     assert tenant == TENANT
     assert (asked.query, asked.limit, list(asked.document_ids), asked.feature) == (EASY, 20, ["doc-1"], "help")
+
+
+async def test_all_calls_of_a_request_are_for_the_same(house: House) -> None:
+    """Retrieval is told the outcome, the labels and the pseudonym that the stages' usage has, never the name."""
+    attribution = pb.Attribution(outcome_id="ticket-7", user="Ada Lovelace", labels={"team": "north"})
+    request = pb.GenerateRequest(question=EASY, attribution=attribution)
+    await house.client.Generate(request, metadata=METADATA, timeout=10)
+    ((_, asked),) = house.shelf.asked
+    (usage,) = house.teller.told
+    said = asked.attribution
+    assert (said.outcome_id, said.user, dict(said.labels)) == (usage.outcome_id, usage.user, usage.labels)
+    assert (usage.outcome_id, usage.labels) == ("ticket-7", {"team": "north"})
+    assert "Ada" not in str(asked)
+    protovalidate.validate(asked)
 
 
 async def test_a_failing_retrieval_fails_the_call_alike(house: House) -> None:

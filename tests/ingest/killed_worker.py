@@ -16,7 +16,7 @@ from services.knowledge.passages import Chunk
 from services.knowledge.settings import VectorStoreSettings
 from services.runtime.bus import connected
 from services.runtime.settings import BusSettings
-from tests.ingest.test_indexing import ACME, Bench
+from tests.ingest.bench import ACME, Bench
 
 
 async def hold(file: IO[bytes], name: str) -> tuple[str, list[Chunk]]:

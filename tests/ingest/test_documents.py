@@ -26,6 +26,15 @@ async def test_documents_are_listed_by_id_in_pages(bus: Bus) -> None:
             await documents.page(ACME, after=garbage, limit=2, state=None)
 
 
+async def test_a_record_of_an_earlier_release_is_read(bus: Bus) -> None:
+    """It does not say which key put the document."""
+    bucket = await bus.bucket(DOCUMENTS_BUCKET)
+    document = accepted("doc", "name", 1, "version", uuid4(), "k1")
+    await bucket.put(key_of(ACME, "doc"), document.model_dump_json(exclude={"key_id"}).encode())
+    found, _ = await Documents(bucket).get(ACME, "doc")
+    assert found == document.model_copy(update={"key_id": ""})
+
+
 async def test_a_damaged_document_is_left_out_of_the_lists(bus: Bus) -> None:
     """Its tenant's others are listed, and those that wait are found."""
     bucket = await bus.bucket(DOCUMENTS_BUCKET)

@@ -4,138 +4,22 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import timedelta
+from collections.abc import AsyncIterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import IO
 from uuid import uuid4
 
-import numpy as np
 import pytest
 
-from services.contracts.events import DocumentDeleted, DocumentFailed, DocumentIndexed, Event, UsageSettled
-from services.contracts.failures import Busy, Exhausted, Rejected
-from services.contracts.prices import PriceBook
-from services.contracts.streams import DOCUMENTS_BUCKET, TURNS_BUCKET
+from services.contracts.events import DocumentDeleted, DocumentFailed, DocumentIndexed, Event
+from services.contracts.failures import Busy, Exhausted, Rejected, Taken
 from services.contracts.tenants import TenantId
-from services.ingest.accepting import Accepting
-from services.ingest.blobs import Blobs, open_blobs
-from services.ingest.documents import Document, Documents, State
-from services.ingest.indexing import Indexing
-from services.ingest.turns import Turns
-from services.knowledge.edge import EdgeStore
-from services.knowledge.embedder import Embeddings, Priority
+from services.ingest.documents import State
 from services.knowledge.passages import Chunk, Point
-from services.knowledge.settings import VectorStoreSettings
 from services.knowledge.store import VectorStore
-from services.runtime.buckets import Bucket
-from services.runtime.bus import Bus
 from services.runtime.message_file import full
-
-ACME = TenantId("acme")
-NAME = "notes.txt"
-
-
-class EmbedderFake:
-    """Unit vectors and a token a word."""
-
-    provider, model, dimension, window_tokens = "local", "all-minilm-l6-v2", 4, 254
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def token_spans(self, text: str) -> list[tuple[int, int]]:
-        return [(0, len(text))]
-
-    async def embed(self, texts: Sequence[str], priority: Priority) -> Embeddings:
-        self.texts += texts
-        vectors = np.zeros((len(texts), 4), dtype=np.float32)
-        vectors[:, 0] = 1
-        return Embeddings(vectors, tuple(len(text.split()) for text in texts))
-
-
-async def lines(file: IO[bytes], name: str) -> tuple[str, list[Chunk]]:
-    """Cuts a file into its lines."""
-    file.seek(0)
-    text, chunks, start = file.read().decode(), [], 0
-    if "broken" in text:
-        raise Rejected("BROKEN_FILE", "it is broken")
-    for line in text.splitlines(keepends=True):
-        chunks.append(Chunk(line.rstrip("\n"), start, start + len(line.rstrip("\n"))))
-        start += len(line)
-    return "text/plain", chunks
-
-
-class Bench:
-    """Indexing and what it stands on."""
-
-    def __init__(self, documents: Documents, turns: Bucket, blobs: Blobs, store: VectorStore) -> None:
-        self.documents, self.turns, self.blobs, self.store = documents, turns, blobs, store
-        self.embedder, self.told = EmbedderFake(), list[Event]()
-        self.accepting = Accepting(
-            documents,
-            blobs,
-            self.tell,
-            max_document_bytes=1000,
-            max_uploads=4,
-            max_uploads_per_tenant=2,
-            idle_timeout=timedelta(seconds=1),
-        )
-
-    async def tell(self, event: Event) -> None:
-        self.told.append(event)
-
-    def indexing(
-        self,
-        *,
-        tell: Callable[[Event], Awaitable[None]] | None = None,
-        store: object | None = None,
-        cut: Callable[[IO[bytes], str], Awaitable[tuple[str, list[Chunk]]]] = lines,
-        check_room: Callable[[], None] = lambda: None,
-    ) -> Indexing:
-        """A worker, with a part of it replaced."""
-        chosen: VectorStore = store or self.store  # type: ignore[assignment]
-        return Indexing(
-            self.documents,
-            Turns(self.turns, timedelta(seconds=30)),
-            self.blobs,
-            chosen,
-            self.embedder,
-            PriceBook({}),
-            tell or self.tell,
-            tell or self.tell,
-            cut,
-            check_room=check_room,
-            slice_chunks=2,
-        )
-
-    async def put(self, text: str) -> Document:
-        """Accepts a document."""
-
-        async def pieces() -> AsyncIterator[bytes]:
-            yield text.encode()
-
-        document, _ = await self.accepting.put(ACME, "doc", NAME, pieces())
-        return document
-
-    async def state(self) -> State | None:
-        """Where the document is."""
-        found = await self.documents.find(ACME, "doc")
-        return None if found is None else found[0].state
-
-    def usage(self) -> list[UsageSettled]:
-        """The distinct usage events told."""
-        return list({e.event_id: e for e in self.told if isinstance(e, UsageSettled)}.values())
-
-
-@pytest.fixture
-async def bench(bus: Bus, tmp_path: Path) -> AsyncIterator[Bench]:
-    """On a bus, blobs and vectors of the test's own."""
-    store = await EdgeStore.opened(tmp_path / "vectors", model="fake", dimension=4, settings=VectorStoreSettings())
-    documents, turns = Documents(await bus.bucket(DOCUMENTS_BUCKET)), await bus.bucket(TURNS_BUCKET)
-    yield Bench(documents, turns, open_blobs(None, tmp_path / "blobs"), store)
-    await store.close()
+from tests.ingest.bench import ACME, NAME, Bench, lines
 
 
 async def test_a_document_is_indexed_and_charged_by_its_words(bench: Bench) -> None:
@@ -146,6 +30,15 @@ async def test_a_document_is_indexed_and_charged_by_its_words(bench: Bench) -> N
     assert await bench.store.count(ACME) == 3
     assert [event.tokens.uncached_input for event in bench.usage()] == [3, 3]
     assert [type(event) for event in bench.told if isinstance(event, DocumentIndexed)] == [DocumentIndexed]
+
+
+async def test_indexing_is_told_in_the_name_of_the_key_that_put_the_version(bench: Bench) -> None:
+    """Whoever puts the same bytes again meanwhile pays for nothing; a new version is its own key's."""
+    for text, keys in (("one\n", ("first", "again")), ("two\n", ("second",))):
+        for key_id in keys:
+            await bench.put(text, key_id)
+        await bench.indexing().reconcile(ACME, "doc")
+    assert [event.key_id for event in bench.usage()] == ["first", "second"]
 
 
 async def test_only_what_changed_is_embedded(bench: Bench) -> None:
@@ -268,10 +161,11 @@ async def test_a_slow_worker_writes_nothing_behind_a_faster_ones_back(bench: Ben
     slow = asyncio.create_task(indexing.reconcile(ACME, "doc"))
     await held.wait()
     await bench.put("new\n")
-    fast = asyncio.create_task(indexing.reconcile(ACME, "doc"))
-    await asyncio.sleep(0.2)
+    with pytest.raises(Taken):
+        await indexing.reconcile(ACME, "doc")
     go_on.set()
-    await asyncio.gather(slow, fast)
+    await slow
+    await indexing.reconcile(ACME, "doc")
     assert await bench.state() is State.INDEXED
     assert await bench.store.count(ACME) == 1
 

@@ -1,6 +1,6 @@
-"""Writes to an embedded store until it is killed: ``killed_writer.py <folder> <points per upsert>``.
+"""Writes to an embedded store until it is killed: ``killed_writer.py <folder> <points per upsert> [<settings>]``.
 
-Prints a line for each acknowledged upsert. Run by test_edge.py.
+The store's settings are JSON. Prints a line for each acknowledged upsert. Run by test_edge.py.
 """
 
 import asyncio
@@ -31,7 +31,8 @@ def points(upsert: int, size: int) -> list[Point]:
 
 async def main() -> None:
     """Upserts for ever."""
-    store = await EdgeStore.opened(Path(sys.argv[1]), model="tiny", dimension=DIMENSION, settings=VectorStoreSettings())
+    settings = VectorStoreSettings.model_validate_json(sys.argv[3] if len(sys.argv) > 3 else "{}")
+    store = await EdgeStore.opened(Path(sys.argv[1]), model="tiny", dimension=DIMENSION, settings=settings)
     upsert = 0
     while True:
         await store.upsert(TENANT, points(upsert, int(sys.argv[2])))

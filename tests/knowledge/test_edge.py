@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from services.contracts.failures import Busy
@@ -52,17 +53,19 @@ def points(tenant: TenantId, count: int, document: str = "doc") -> list[Point]:
     return made
 
 
-async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
-    """A writer killed at work leaves every acknowledged upsert, and the one it was at whole or not at all."""
-    size = 400
-    writer = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(WRITER),
-        str(tmp_path),
-        str(size),
+async def begun_writing(folder: Path, size: int, settings: str = "{}") -> asyncio.subprocess.Process:
+    """A process that writes to the store in `folder`, `size` points at a time, until it is killed."""
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, str(WRITER), str(folder), str(size), settings),
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": f"{ROOT / 'gen'}{os.pathsep}{ROOT}"},
     )
+
+
+async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
+    """A writer killed at work leaves every acknowledged upsert, and the one it was at whole or not at all."""
+    size = 400
+    writer = await begun_writing(tmp_path, size)
     assert writer.stdout is not None
     for _ in range(7):
         line = await writer.stdout.readline()
@@ -208,3 +211,31 @@ async def test_closing_ends_optimizing(tmp_path: Path) -> None:
     again = await opened(tmp_path)
     assert await again.count(ACME) == 100
     await again.close()
+
+
+async def test_the_optimizer_dies_with_its_store(tmp_path: Path) -> None:
+    """However the store ends: two optimizers never have one folder, not even over a kill -9 and a new start."""
+    writer = await begun_writing(tmp_path, 100, '{"optimize_after_points": 100}')
+    try:
+        optimizer = await _optimizer_of(writer.pid)
+        # At work for as long as it takes: it ends by nothing but a kill.
+        optimizer.suspend()
+    finally:
+        writer.kill()
+        await writer.communicate()
+    try:
+        await asyncio.to_thread(optimizer.wait, 10)
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            optimizer.kill()
+
+
+async def _optimizer_of(store: int) -> psutil.Process:
+    """The process that optimizes a shard for process `store`."""
+    async with asyncio.timeout(30):
+        while True:
+            for child in psutil.Process(store).children():
+                with suppress(psutil.NoSuchProcess):
+                    if child.cmdline()[1:2] and child.cmdline()[1].endswith("edge_optimizing.py"):
+                        return child
+            await asyncio.sleep(0.005)

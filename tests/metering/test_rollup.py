@@ -75,26 +75,28 @@ async def test_a_redelivered_batch_that_grew_counts_every_event_once(clickhouse:
     assert await total(clickhouse) == Decimal("0.4")
 
 
-async def test_a_correction_moves_the_cost_and_zeroes_the_old_group(clickhouse: ClickHouse, settled: Settled) -> None:
-    """An event told again with another model counts there only; its old group keeps a row of zeros."""
-    event = settled(model="m-old", cost_usd=Decimal(1))
+async def test_the_truth_moves_the_cost_and_zeroes_the_old_group(clickhouse: ClickHouse, settled: Settled) -> None:
+    """A call whose stand-in named another model counts where it was made; the old group keeps a row of zeros."""
+    truth = settled(model="m-new", cost_usd=Decimal(2))
+    stand_in = {"model": "m-old", "cost_usd": Decimal(1), "provisional": True, "estimated": True}
     rollup = Rollup(clickhouse.rollup, OVERLAP)
-    await put(clickhouse, [event], first_sequence=1)
+    await put(clickhouse, [truth.model_copy(update=stand_in)], first_sequence=1)
     await rollup.catch_up()
-    await put(clickhouse, [event.model_copy(update={"model": "m-new", "cost_usd": Decimal(2)})], first_sequence=2)
+    await put(clickhouse, [truth], first_sequence=2)
     await rollup.catch_up()
     for table in ("cost_hourly", "cost_daily"):
-        rows = await clickhouse.reader.rows(f"SELECT model, calls, cost_usd FROM headwater.{table} ORDER BY model")  # noqa: S608
+        sums = f"SELECT model, sum(calls), sum(cost_usd) FROM headwater.{table} FINAL GROUP BY model ORDER BY model"  # noqa: S608
+        rows = await clickhouse.reader.rows(sums)
         assert rows == [("m-new", 1, Decimal(2)), ("m-old", 0, Decimal(0))], table
 
 
-async def test_an_old_delivery_that_comes_late_replaces_nothing(clickhouse: ClickHouse, settled: Settled) -> None:
-    """What was told last counts, in whatever order it is stored."""
+async def test_a_first_telling_that_comes_late_counts(clickhouse: ClickHouse, settled: Settled) -> None:
+    """In whatever order they are stored."""
     event = settled(cost_usd=Decimal(1))
     await put(clickhouse, [event.model_copy(update={"cost_usd": Decimal(2)})], first_sequence=2)
     await put(clickhouse, [event], first_sequence=1)
     await Rollup(clickhouse.rollup, OVERLAP).catch_up()
-    assert await total(clickhouse) == Decimal(2)
+    assert await total(clickhouse) == Decimal(1)
 
 
 async def test_a_late_event_reaches_its_hour(clickhouse: ClickHouse, settled: Settled) -> None:
@@ -105,6 +107,20 @@ async def test_a_late_event_reaches_its_hour(clickhouse: ClickHouse, settled: Se
     await put(clickhouse, [settled(cost_usd=Decimal(2), event_time=HOUR - timedelta(days=40))])
     assert await rollup.catch_up() == 1
     assert await total(clickhouse) == Decimal(3)
+
+
+async def test_a_pass_takes_no_calls_out_of_a_sum(clickhouse: ClickHouse, settled: Settled) -> None:
+    """Where calls were dropped a tenant's sum stays, whatever comes late for it; others' sums follow their calls."""
+    rollup = Rollup(clickhouse.rollup, timedelta(0))
+    await put(
+        clickhouse, [settled(cost_usd=Decimal(1), tenant=tenant) for tenant in ("acme", "acme", "acme", "globex")]
+    )
+    await rollup.catch_up()
+    await clickhouse.rollup.command("TRUNCATE TABLE headwater.usage_events")
+    late = [settled(cost_usd=Decimal(8), tenant=tenant) for tenant in ("acme", "acme", "globex", "globex", "initech")]
+    await put(clickhouse, late, first_sequence=9)
+    assert await rollup.catch_up() == 1
+    assert await total(clickhouse) == Decimal(3 + 16 + 8)
 
 
 async def test_a_crash_before_the_watermark_repeats_the_pass(clickhouse: ClickHouse, settled: Settled) -> None:

@@ -1,11 +1,12 @@
 """The sink over a real engine: what is acknowledged, what comes again, what is given up."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,11 +14,12 @@ from services.contracts.events import TokenUsage, UsageSettled
 from services.contracts.failures import Busy
 from services.contracts.price_file import parse_price_file
 from services.contracts.prices import PriceBook
-from services.contracts.streams import USAGE_STREAM
+from services.contracts.streams import PRICES_BUCKET, USAGE_STREAM
 from services.contracts.tenants import TenantId
 from services.metering.clickhouse import ClickHouse, connected
 from services.metering.handlers import UsageHandler
 from services.metering.migrations import migrate, migrations
+from services.metering.prices.store import PriceStore
 from services.metering.settings import MeteringSettings
 from services.metering.sink import Sink
 from services.metering.usage_rows import read_usage
@@ -30,11 +32,14 @@ Settled = Callable[..., UsageSettled]
 class Mail:
     """A delivery that remembers what became of it."""
 
-    def __init__(self, event: UsageSettled, sequence: int, payload: bytes | None = None) -> None:
+    def __init__(
+        self, event: UsageSettled, sequence: int, payload: bytes | None = None, stored_at: datetime | None = None
+    ) -> None:
         self.subject = event.subject(event.service, event.tenant)
         self.payload = event.model_dump_json().encode() if payload is None else payload
         self.stream_sequence = sequence
         self.deliveries = 1
+        self.stored_at = stored_at or datetime.now(UTC)
         self.fate = ""
         self.settled = asyncio.Event()
 
@@ -160,6 +165,108 @@ async def test_the_book_charges_tenants_and_leaves_nothing_free(clickhouse: Clic
         "SELECT cost_usd, charged_usd, estimated FROM headwater.usage_events ORDER BY cost_usd"
     )
     assert rows == [(Decimal("0.5"), Decimal("1.5"), False), (Decimal(7), Decimal(21), True)]
+
+
+FREE: Mapping[str, Any] = {"provider": "zzz", "model": "nope-1", "cost_usd": Decimal(0), "price_source": ""}
+BEFORE, AFTER = (datetime.now(UTC) - timedelta(minutes=minutes) for minutes in (20, 10))
+
+
+def book_of_two() -> PriceBook:
+    """Its second version, put between BEFORE and AFTER, is dearer."""
+    book = PriceBook({})
+    for version, since in enumerate((BEFORE, AFTER), 1):
+        text = f"fallback: {{input: {version}, output: 1}}\nmarkups: [{{tenant: acme, percent: {version}0}}]"
+        book.adopt(version, parse_price_file(text), since - timedelta(minutes=5))
+    return book
+
+
+async def told(clickhouse: ClickHouse, *batches: Sequence[Mail]) -> tuple[Any, ...]:
+    """What counts of an event after `batches`, each of them taken by a sink that has just started."""
+    for batch in batches:
+        await (await UsageHandler.resumed(clickhouse.sink, book=book_of_two())).take(batch, Mailbox())
+    (row,) = await clickhouse.reader.rows(
+        "SELECT cost_usd, charged_usd, price_source, charge_source, js_seq, provisional FROM headwater.usage_events"
+    )
+    return row
+
+
+@pytest.mark.parametrize("said", [{"cost_usd": Decimal(100)}, FREE])
+async def test_an_event_told_again_after_a_new_book_is_charged_once_and_as_before(
+    clickhouse: ClickHouse, settled: Settled, said: Mapping[str, Any]
+) -> None:
+    """Whether its producer tells it again, at another price even, or the bus delivers it again."""
+    event = settled(**said)
+    first = [Mail(event, 1, stored_at=BEFORE)]
+    before = await told(clickhouse, first)
+    assert before[3:5] == ("book:1:acme", 1)
+    again = [Mail(event, 2, stored_at=AFTER), Mail(event.model_copy(update={"cost_usd": Decimal(7)}), 3)]
+    assert await told(clickhouse, again, first, [*again, *first]) == before
+
+
+async def test_a_first_telling_that_is_delivered_late_still_counts(clickhouse: ClickHouse, settled: Settled) -> None:
+    """With the charge of when it was told."""
+    event = settled(cost_usd=Decimal(100))
+    row = await told(clickhouse, [Mail(event, 2, stored_at=AFTER)], [Mail(event, 1, stored_at=BEFORE)])
+    assert row[1:5] == (Decimal(110), "own:openai/m-1", "book:1:acme", 1)
+
+
+async def test_the_first_truth_replaces_what_stood_in_for_it(clickhouse: ClickHouse, settled: Settled) -> None:
+    """Of estimates the first counts, of truths the first, in whichever order they are delivered."""
+    truth = settled(cost_usd=Decimal(100))
+    assumed = truth.model_copy(update={"cost_usd": Decimal(200), "provisional": True, "estimated": True})
+    estimates = [Mail(assumed, n, stored_at=at) for n, at in ((1, BEFORE), (2, AFTER))]
+    assert (await told(clickhouse, estimates, estimates[::-1]))[1:] == (
+        Decimal(220),
+        "own:openai/m-1",
+        "book:1:acme",
+        1,
+        True,
+    )
+    truths = [Mail(truth, n, stored_at=AFTER) for n in (3, 4)]
+    expected = (Decimal(120), "own:openai/m-1", "book:2:acme", 3, False)
+    assert (await told(clickhouse, truths[1:], truths, estimates))[1:] == expected
+
+
+async def test_a_book_that_nobody_has_heard_of_prices_what_was_told_after_it(
+    bus: Bus, clickhouse: ClickHouse, settled: Settled
+) -> None:
+    """Before a batch is stored the bus is asked: it may come by another way than the versions that price it."""
+    elsewhere, here = [PriceStore(await bus.bucket(PRICES_BUCKET), PriceBook({})) for _ in range(2)]
+    handler = await UsageHandler.resumed(clickhouse.sink, book=here.book, catch_up=here.catch_up)
+    for percent in (10, 20):
+        await elsewhere.put(f"markups: [{{tenant: acme, percent: {percent}}}]", "k")
+        await bus.publish("inference", settled(cost_usd=Decimal(100)))
+    async with from_the_bus(bus, timedelta(minutes=1)) as batches:
+        while await charges(clickhouse) != [Decimal(110), Decimal(120)]:
+            await stored_from(batches, handler)
+
+
+async def test_the_sink_and_the_audit_know_the_same_time(bus: Bus, settled: Settled) -> None:
+    """When an event was told, to the microsecond: a replay prices it like its delivery."""
+    await bus.publish("inference", settled())
+    async with from_the_bus(bus, timedelta(minutes=1)) as batches:
+        (delivery,) = await batches.fetch(timedelta(seconds=5), timedelta(0))
+    (recorded,), _ = await bus.sequences(USAGE_STREAM, "test-usage").read(1, 1, 1)
+    assert delivery.stored_at == recorded.stored_at
+    assert abs(datetime.now(UTC) - delivery.stored_at) < timedelta(minutes=1)
+
+
+async def test_nothing_is_stored_while_nobody_can_tell_its_prices(clickhouse: ClickHouse, settled: Settled) -> None:
+    """The bus is away: a version may have been put."""
+
+    async def away() -> None:
+        raise Busy("BUS_AWAY", "the bus does not answer")
+
+    mail = Mail(settled(), 1)
+    handler = await UsageHandler.resumed(clickhouse.sink, book=book_of_two(), catch_up=away)
+    with pytest.raises(Busy):
+        await handler.take([mail], Mailbox())
+    assert (mail.fate, await charges(clickhouse)) == ("nak 1", [])
+
+
+async def charges(clickhouse: ClickHouse) -> list[Decimal]:
+    """What tenants are charged."""
+    return [row[0] for row in await clickhouse.reader.rows("SELECT charged_usd FROM headwater.usage_events ORDER BY 1")]
 
 
 async def test_the_sink_goes_on_after_a_failure(tmp_path: Path, settled: Settled) -> None:

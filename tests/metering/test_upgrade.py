@@ -11,12 +11,17 @@ from uuid import uuid4
 import pytest
 
 from services.contracts.events import TokenUsage, UsageSettled, truncated_to_millis
-from services.contracts.streams import USAGE_STREAM
+from services.contracts.price_file import parse_price_file
+from services.contracts.prices import PriceBook
+from services.contracts.streams import LEASES_BUCKET, USAGE_STREAM
 from services.metering.accounting import USAGE_DURABLE
 from services.metering.audit.auditing import usage_audit
 from services.metering.clickhouse import ClickHouse, connected
 from services.metering.handlers import UsageHandler
 from services.metering.migrations import Migration, migrate, migrations
+from services.metering.prices.closing import MonthClosing
+from services.metering.prices.lease import Lease
+from services.metering.prices.rerating import Rerating, Scope
 from services.metering.rollup import Rollup
 from services.metering.settings import MeteringSettings
 from services.metering.sink import Sink
@@ -74,6 +79,15 @@ class Upgraded:
     async def rolled_up(self) -> None:
         """What a start does first."""
         await Rollup(self.clickhouse.rollup, timedelta(seconds=60)).catch_up()
+
+    async def delivered(self, handler: UsageHandler, count: int) -> None:
+        """Has `handler` take all that is in the stream, so many messages."""
+        ack_wait = timedelta(seconds=20)
+        async with self.bus.batches(
+            USAGE_STREAM, USAGE_DURABLE, subject=UsageSettled.subject("*"), ack_wait=ack_wait, most=count
+        ) as batches:
+            sink = Sink(batches, handler, linger=timedelta(seconds=1), stored=lambda: None)
+            assert await sink.step() == count
 
 
 @pytest.fixture
@@ -160,13 +174,7 @@ async def test_new_columns_of_old_rows_say_what_is_known(upgraded: Upgraded) -> 
 async def test_redelivery_after_the_upgrade_changes_nothing(upgraded: Upgraded) -> None:
     """The whole stream comes again; sums stay, and the audit finds every event stored."""
     await upgraded.rolled_up()
-    handler = await UsageHandler.resumed(upgraded.clickhouse.sink)
-    ack_wait = timedelta(seconds=20)
-    async with upgraded.bus.batches(
-        USAGE_STREAM, USAGE_DURABLE, subject=UsageSettled.subject("*"), ack_wait=ack_wait, most=EVENTS
-    ) as batches:
-        sink = Sink(batches, handler, linger=timedelta(seconds=1), stored=lambda: None)
-        assert await sink.step() == EVENTS
+    await upgraded.delivered(await UsageHandler.resumed(upgraded.clickhouse.sink), EVENTS)
     await upgraded.rolled_up()
     assert await upgraded.sums() == upgraded.before
     audit = usage_audit(MeteringSettings(), upgraded.clickhouse, upgraded.bus, USAGE_DURABLE)
@@ -176,15 +184,34 @@ async def test_redelivery_after_the_upgrade_changes_nothing(upgraded: Upgraded) 
     assert report.sums.truth_usd == report.sums.rollup_usd == sum(event.cost_usd for event in upgraded.events)
 
 
-async def test_an_old_event_told_again_replaces_no_newer_one(upgraded: Upgraded) -> None:
+async def test_an_old_event_told_again_replaces_no_newer_one(
+    empty_clickhouse: ClickHouse, events: list[UsageSettled]
+) -> None:
     """Of an event told twice before the upgrade, the second counts, whichever is delivered again."""
-    first, second = upgraded.events[0], upgraded.events[0].model_copy(update={"cost_usd": Decimal(99)})
-    old = usage_columns([UsageRow(second, EVENTS + 1)], datetime.now(UTC) - timedelta(hours=1))
-    await upgraded.clickhouse.sink.insert("headwater.usage_events", old | {"version": [EVENTS + 1]})
-    handler = await UsageHandler.resumed(upgraded.clickhouse.sink)
+    first, second = events[0], events[0].model_copy(update={"cost_usd": Decimal(99)})
+    await released(empty_clickhouse, [*events, second])
+    await migrate(empty_clickhouse.rollup, migrations())
+    handler = await UsageHandler.resumed(empty_clickhouse.sink)
     await handler.store([UsageRow(second, EVENTS + 1)])
     await handler.store([UsageRow(first, 1)])
-    assert await _cost_of(upgraded.clickhouse, first) == [(Decimal(99), False)]
+    assert await _cost_of(empty_clickhouse, first) == [(Decimal(99), False)]
+
+
+async def test_what_was_billed_before_the_upgrade_is_told_again_in_vain(upgraded: Upgraded) -> None:
+    """Though tenants are charged more since: calls, sums and estimates stay, and the audit misses nothing."""
+    await upgraded.rolled_up()
+    book = PriceBook({})
+    book.adopt(1, parse_price_file("markups: [{tenant: '*', percent: 50}]"))
+    for event in upgraded.events:
+        await upgraded.bus.publish("inference", event, message_id=str(uuid4()))
+    await upgraded.delivered(await UsageHandler.resumed(upgraded.clickhouse.sink, book=book), 2 * EVENTS)
+    await upgraded.rolled_up()
+    charged = "SELECT sum(charged_usd) FROM headwater.cost_hourly FINAL"
+    total = sum(event.cost_usd for event in upgraded.events)
+    assert (await upgraded.sums(), await upgraded.clickhouse.auditor.rows(charged)) == (upgraded.before, [(total,)])
+    audit = usage_audit(MeteringSettings(), upgraded.clickhouse, upgraded.bus, USAGE_DURABLE, book=book)
+    found = (await audit(timedelta(seconds=30), full=True)).found
+    assert (found.missing, found.replayed, found.duplicates) == (0, 0, EVENTS)
 
 
 async def test_the_truth_still_replaces_what_stood_in_for_it(upgraded: Upgraded) -> None:
@@ -201,6 +228,26 @@ async def test_the_truth_still_replaces_what_stood_in_for_it(upgraded: Upgraded)
     assert sums["hours"] == sums["truth"] == sums["by tenant"]
     expected = sum(event.cost_usd for event in upgraded.events) - assumed.cost_usd + Decimal("0.5")
     assert sum(row[2] for row in sums["truth"]) == expected
+
+
+async def test_what_was_told_before_the_upgrade_comes_back(upgraded: Upgraded) -> None:
+    """Producers' own prices, after a book that has their model for a while; also when parts old and new are merged."""
+
+    async def stored_so_far() -> tuple[int, int]:
+        return 0, 0
+
+    await upgraded.rolled_up()
+    book = PriceBook({})
+    lease = Lease(await upgraded.bus.bucket(LEASES_BUCKET), "statements", LEASES_BUCKET.ttl)
+    months = MonthClosing(upgraded.clickhouse, stored_so_far, lease)
+    rerating = Rerating(upgraded.clickhouse, book, months, upgraded.rolled_up)
+    now = datetime.now(UTC)
+    for version, text in enumerate(("prices: [{model: openai/m-1, per_million: {input: 3}}]", "prices: []"), 1):
+        book.adopt(version, parse_price_file(text))
+        report = await rerating.run(Scope(now - timedelta(days=5), now), dry_run=False)
+        assert report.total.calls == 3
+        await upgraded.clickhouse.rollup.command("OPTIMIZE TABLE headwater.usage_events FINAL")
+    assert await upgraded.sums() == upgraded.before
 
 
 async def test_a_step_that_dies_after_any_statement_is_repeated(

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -11,9 +12,17 @@ import pytest
 
 from services.contracts.events import TokenUsage, UsageSettled
 from services.contracts.failures import Rejected
+from services.contracts.price_file import parse_price_file
 from services.contracts.prices import Price, PriceBook, is_fallback
 from services.metering.plain_usage import PlainTokens, PlainUsage, read_plain
-from services.metering.usage_rows import UsageRow, read_usage, usage_columns
+from services.metering.usage_rows import (
+    RERATED,
+    TRUE_ABOVE,
+    UsageRow,
+    read_usage,
+    usage_columns,
+    version_of,
+)
 
 NOW = datetime.now(UTC)
 SUBJECT = "inference.v1.usage_settled.acme"
@@ -229,11 +238,46 @@ def test_rubbish_is_rejected(payload: bytes) -> None:
 
 
 def test_columns_are_as_long_as_the_batch(settled: Settled) -> None:
-    """Every column has one value a row, and the version is the sequence."""
+    """Every column has one value a row, and the version falls with the sequence."""
     rows = [read_usage(SUBJECT, settled().model_dump_json().encode(), n, NOW) for n in (3, 4)]
     columns = usage_columns(rows, NOW)
     assert {len(values) for values in columns.values()} == {2}
-    assert columns["version"] == [3, 4]
+    first, second = columns["version"]
+    assert first == second + 1
+
+
+def test_versions_say_which_row_of_an_event_counts(settled: Settled) -> None:
+    """Priced anew, then the truth before what stands in for it, each as it was told first, and nothing below a row."""
+    tellings = [UsageRow(settled(provisional=p), n) for p in (False, True) for n in (1, 2, 10**12)]
+    versions = [version_of(row) for row in tellings]
+    assert versions == sorted(versions, reverse=True)
+    assert versions[2] > TRUE_ABOVE > versions[3]
+    assert versions[-1] > 10**12
+    assert versions[0] < RERATED
+
+
+@dataclass(frozen=True)
+class At:
+    """A message that came into its stream then."""
+
+    stored_at: datetime
+
+
+def test_a_call_is_priced_by_the_book_of_when_it_was_told(settled: Settled) -> None:
+    """Its charge, and the price that nobody told: also for a telling that is stored after another book was put."""
+    book = PriceBook({})
+    times = [NOW - timedelta(hours=hours) for hours in (4, 3, 2, 1)]
+    for version, since in enumerate(times[1:], 1):
+        text = f"fallback: {{input: 1, output: {version}}}\nmarkups: [{{tenant: acme, percent: {version}0}}]"
+        book.adopt(version, parse_price_file(text), since)
+    free = settled(provider="zzz", model="nope-1", tokens=TWO_MILLION, cost_usd=Decimal(0), price_source="")
+    for event, costs in (settled(cost_usd=Decimal(100)), [100] * 4), (free, [40, 2, 3, 4]):
+        columns = usage_columns([UsageRow(event, n, At(time)) for n, time in enumerate(times)], NOW, book)
+        assert columns["cost_usd"] == costs
+        assert columns["charged_usd"] == [cost * (100 + 10 * n) / Decimal(100) for n, cost in enumerate(costs)]
+        assert columns["charge_source"] == ["", "book:1:acme", "book:2:acme", "book:3:acme"]
+    assert columns["price_source"] == ["fallback:0", "fallback:1", "fallback:2", "fallback:3"]
+    assert usage_columns([UsageRow(free, 1)], NOW, book)["price_source"] == ["fallback:3"]
 
 
 @pytest.mark.parametrize("cost", ["1000000001", "99999999999999999999999999", "-1", "NaN"])

@@ -7,6 +7,7 @@ from uuid import UUID
 import numpy as np
 import pytest
 
+from services.contracts.attribution import Attribution
 from services.contracts.events import Event, UsageSettled
 from services.contracts.failures import Busy, Missing
 from services.contracts.prices import PriceBook
@@ -69,7 +70,7 @@ async def test_each_call_is_charged_though_the_client_repeats_its_request_id() -
     search, _ = search_with(told)
     for _ in range(2):
         begin_call(SAME_ID, "", timedelta(seconds=5))
-        await search.search(ACME, "q", limit=1, feature="help")
+        await search.search(ACME, "q", limit=1, attribution=Attribution("help"))
     first, second = told
     assert isinstance(first, UsageSettled)
     assert isinstance(second, UsageSettled)

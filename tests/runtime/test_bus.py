@@ -13,13 +13,14 @@ import pytest
 from nats.js.api import StorageType
 
 from services.contracts.events import DocumentAccepted, derived_id
-from services.contracts.failures import Busy, Conflict, Rejected
+from services.contracts.failures import Busy, Conflict, Rejected, Taken
 from services.contracts.streams import DEAD_LETTERS_STREAM, DOCUMENTS_BUCKET, DOCUMENTS_STREAM, RATES_STREAM, STREAMS
 from services.contracts.tenants import TenantId
 from services.runtime.bus import Bus, apply_streams, connected
 from services.runtime.delivery import CONSUMER_HEADER, REASON_HEADER, Subscription
 from services.runtime.nats_server import embedded_nats_server
 from services.runtime.settings import BusSettings
+from services.runtime.stopping import Stopping
 
 DURABLE = "ingest-document_accepted"
 Handler = Callable[[DocumentAccepted], Awaitable[None]]
@@ -185,6 +186,92 @@ async def test_an_outage_costs_a_message_none_of_its_deliveries(bus: Bus) -> Non
         await bus.publish("ingest", accepted("one"))
         await until(lambda: len(attempts) == 2)
     assert await dead_reasons(bus) == []
+
+
+async def test_waiting_for_somebody_else_keeps_no_worker(bus: Bus) -> None:
+    """One worker handles what comes meanwhile, and the message that waits uses up none of its deliveries."""
+    handled: list[str] = []
+
+    async def handle(event: DocumentAccepted) -> None:
+        if event.document_id == "one" and "two" not in handled:
+            raise Taken("DOCUMENT_TAKEN", "another worker is at it")
+        handled.append(event.document_id)
+
+    await bus.publish("ingest", accepted("one"))
+    await bus.publish("ingest", accepted("two"))
+    single = subscription(max_deliveries=1, workers=1, ack_wait=timedelta(seconds=1))
+    async with bus.subscribed(single, handle, ignore, drain_timeout=timedelta(seconds=5)):
+        await until(lambda: len(handled) == 2)
+    assert handled == ["two", "one"]
+    assert await dead_reasons(bus) == []
+
+
+async def test_no_more_are_handled_at_a_time_when_one_has_waited(bus: Bus) -> None:
+    """A message that waited for somebody else waits for a worker as well."""
+    at_work, most, handled = 0, 0, 0
+    waited: set[str] = set()
+
+    async def handle(event: DocumentAccepted) -> None:
+        nonlocal at_work, most, handled
+        if event.document_id not in waited:
+            waited.add(event.document_id)
+            raise Taken("DOCUMENT_TAKEN", "another worker is at it")
+        at_work += 1
+        most = max(most, at_work)
+        await asyncio.sleep(0.05)
+        at_work -= 1
+        handled += 1
+
+    for number in range(5):
+        await bus.publish("ingest", accepted(f"d{number}"))
+    async with bus.subscribed(subscription(workers=1), handle, ignore, drain_timeout=timedelta(seconds=5)):
+        await until(lambda: handled == 5)
+    assert most == 1
+
+
+async def test_what_waits_for_somebody_else_does_not_hold_up_the_end(bus: Bus) -> None:
+    """It is left to whoever hears next."""
+    tried = asyncio.Event()
+
+    async def taken(event: DocumentAccepted) -> None:
+        tried.set()
+        raise Taken("DOCUMENT_TAKEN", "another worker is at it")
+
+    await bus.publish("ingest", accepted("one"))
+    async with asyncio.timeout(20):
+        async with bus.subscribed(subscription(), taken, ignore, drain_timeout=timedelta(seconds=60)):
+            await tried.wait()
+    heard: list[str] = []
+
+    async def hear(event: DocumentAccepted) -> None:
+        heard.append(event.document_id)
+
+    async with bus.subscribed(subscription(), hear, ignore, drain_timeout=timedelta(seconds=5)):
+        await until(lambda: heard == ["one"])
+
+
+async def test_workers_are_told_with_the_rest_of_the_process(bus: Bus) -> None:
+    """They begin nothing once it stops, and what they have in hand gets the time that is left from then, no more."""
+    stopping, begun = Stopping(), list[str]()
+    never, in_hand = asyncio.Event(), asyncio.Event()
+
+    async def hang(event: DocumentAccepted) -> None:
+        begun.append(event.document_id)
+        if event.document_id == "last":
+            in_hand.set()
+            await never.wait()
+
+    both = subscription(workers=2)
+    async with asyncio.timeout(30):
+        async with bus.subscribed(both, hang, ignore, drain_timeout=timedelta(milliseconds=200), stopping=stopping):
+            await bus.publish("ingest", accepted("last"))
+            await in_hand.wait()
+            stopping.set()
+            await bus.publish("ingest", accepted("later"))
+            # The rest of the process drains meanwhile.
+            await asyncio.sleep(0.3)
+            assert stopping.left_of(timedelta(milliseconds=200)) == timedelta()
+    assert begun == ["last"]
 
 
 @pytest.mark.parametrize(

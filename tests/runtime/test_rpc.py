@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +10,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from headwater.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from headwater.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
@@ -58,9 +59,10 @@ class IngestFake(ingest_pb2_grpc.IngestServiceServicer):
 class Server:
     """A running server and how to call it."""
 
-    def __init__(self, address: str, keys: KeyStore) -> None:
+    def __init__(self, address: str, keys: KeyStore, stopping: asyncio.Event) -> None:
         self.address = address
         self.keys = keys
+        self.stopping = stopping
         self.search: Search = self._nothing
 
     async def _nothing(self, _: retrieval_pb2.SearchRequest) -> retrieval_pb2.SearchResponse:
@@ -80,17 +82,17 @@ async def server(bus: Bus) -> AsyncIterator[Server]:
 
 
 @asynccontextmanager
-async def serving(bus: Bus, **settings: Any) -> AsyncIterator[Server]:
+async def serving(bus: Bus, drain_timeout: timedelta = timedelta(seconds=2), **settings: Any) -> AsyncIterator[Server]:
     """A server with other settings than most tests need."""
     keys = KeyStore(await bus.bucket(KEYS_BUCKET))
     rpc = RpcServer(RpcSettings(address="127.0.0.1:0", **settings), keys)
-    running = Server(rpc.listen(), keys)
+    running = Server(rpc.listen(), keys, rpc.stopping)
     rpc.add(
         retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server,
         RetrievalFake(lambda request: running.search(request)),  # type: ignore[abstract]
     )
     rpc.add(ingest_pb2_grpc.add_IngestServiceServicer_to_server, IngestFake())  # type: ignore[abstract]
-    async with rpc.serving(timedelta(seconds=2)):
+    async with rpc.serving(drain_timeout):
         yield running
 
 
@@ -366,3 +368,59 @@ async def test_a_call_that_serves_another_needs_no_place_of_its_own(bus: Bus) ->
         server.search = searching
         await search(channel, await server.key("SCOPE_SEARCH"), query="outer")
     assert answers == ["inner", "TOO_MANY_CALLS", "outer"]
+
+
+async def ending(call: Any) -> grpc.StatusCode:
+    """How a stream ends, once what it still says is read."""
+    with suppress(grpc.aio.AioRpcError):
+        while await call.read() is not grpc.aio.EOF:
+            pass
+    code: grpc.StatusCode = await call.code()
+    return code
+
+
+async def test_streams_of_probes_and_tools_do_not_hold_up_the_end(bus: Bus) -> None:
+    """A load balancer watches health, and a tool keeps reflection open, for as long as they live."""
+    async with AsyncExitStack() as stack, asyncio.timeout(30):
+        server = await stack.enter_async_context(serving(bus, timedelta(seconds=300)))
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            watched: Any = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            reflected: Any = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
+            await reflected.write(reflection_pb2.ServerReflectionRequest(list_services="*"))
+            assert (await watched.read()).status == health_pb2.HealthCheckResponse.SERVING
+            assert (await reflected.read()).HasField("list_services_response")
+            await stack.aclose()
+            for call in (watched, reflected):
+                assert await ending(call) is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_call_in_progress_is_finished_though_the_server_stops(bus: Bus) -> None:
+    """It has the time of the drain."""
+    async with AsyncExitStack() as stack, asyncio.timeout(30):
+        server = await stack.enter_async_context(serving(bus, timedelta(seconds=300)))
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            held = Held(server)
+            await held.begin(channel, await server.key("SCOPE_SEARCH"))
+            stopping = asyncio.create_task(stack.aclose())
+            await server.stopping.wait()
+            await held.end()
+            await stopping
+
+
+async def test_a_call_that_outlasts_the_drain_is_told_why_it_ends(bus: Bus) -> None:
+    """The same call may be made again, of another server or this one when it is back."""
+    async with AsyncExitStack() as stack, asyncio.timeout(30):
+        server = await stack.enter_async_context(serving(bus, timedelta(milliseconds=200)))
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            begun = asyncio.Event()
+
+            async def hang(_: retrieval_pb2.SearchRequest) -> retrieval_pb2.SearchResponse:
+                begun.set()
+                await asyncio.Event().wait()
+                raise AssertionError
+
+            server.search = hang
+            call = asyncio.ensure_future(search(channel, await server.key("SCOPE_SEARCH")))
+            await begun.wait()
+            await stack.aclose()
+            assert (await failure(call))[:2] == ("UNAVAILABLE", "SERVER_STOPS")

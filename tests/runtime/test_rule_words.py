@@ -52,7 +52,10 @@ def test_every_pattern_has_words() -> None:
             ingest_pb2.PutDocumentRequest(header=ingest_pb2.DocumentHeader(name="a\tb")),
             "header.name: must be one line of any characters but control characters such as tabs, and more than spaces",
         ),
-        (metering_pb2.QueryCostsRequest(page_token="x"), "page_token: send the next_page_token of the previous page"),
+        (
+            ingest_pb2.ListDeadLettersRequest(page_token="x"),
+            "page_token: send the next_page_token of the previous page",
+        ),
         (
             tenants_pb2.IssueKeyRequest(scopes=[auth_pb2.SCOPE_UNSPECIFIED]),
             "scopes: must be one of the defined values other than unspecified",

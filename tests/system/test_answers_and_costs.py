@@ -1,6 +1,7 @@
 """Questions through the whole platform, and the money they cost, to the last decimal."""
 
 import asyncio
+import re
 from decimal import Decimal
 
 import grpc
@@ -112,6 +113,33 @@ async def test_the_cost_tables_hold_every_event_told_to_the_last_decimal(
     assert Decimal(own.total_cost_usd) == mine
     everyones = await stub.QueryCosts(request, metadata=platform.admin, timeout=30)
     assert Decimal(everyones.total_cost_usd) == total
+
+
+async def test_every_view_of_an_outcome_has_all_calls_of_its_request(
+    platform: Platform, channel: grpc.aio.Channel
+) -> None:
+    """The answer, the request's row and the outcome's cost the same; all its rows say who asked, by one pseudonym."""
+    key = platform.tenant("answers-outcome")
+    await put_and_wait(channel, key, "leave.md", ACME)
+    attribution = inference_pb2.Attribution(outcome_id="ticket-7", user="Ada Lovelace", labels={"team": "north"})
+    request = inference_pb2.GenerateRequest(question=QUESTION, attribution=attribution)
+    answer = (await InferenceServiceStub(channel).Generate(request, metadata=key, timeout=30)).answer
+    rows = (
+        "SELECT service, key_id != '', outcome_id, user, labels['team'] FROM headwater.usage_events "
+        "WHERE tenant_id = 'answers-outcome'"
+    )
+    calls = 1 + sum(stage.calls for stage in answer.stages)
+    async with asyncio.timeout(30):
+        while len(found := await sql(channel, platform.admin, rows)) < calls + 1:
+            await asyncio.sleep(0.2)
+    (pseudonym,) = {row[3] for row in found if row[0] != "ingest"}
+    assert re.fullmatch("[0-9a-f]{32}", pseudonym)
+    expected = {(service, "1", "ticket-7", pseudonym, "north") for service in ("retrieval", "inference")}
+    assert {tuple(row) for row in found} == {*expected, ("ingest", "1", "", "", "")}
+    for view in ("interactions", "cost_per_outcome"):
+        sums = f"SELECT calls, cost_usd FROM headwater.{view} WHERE outcome_id = 'ticket-7'"  # noqa: S608
+        ((count, usd),) = await sql(channel, platform.admin, sums)
+        assert (int(count), Decimal(usd)) == (calls, Decimal(answer.cost_usd)), view
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 The sequences that the sink has acknowledged are compared with those in the table, inside ClickHouse. A sequence without
 a row is no gap yet, as of an event told twice the table keeps one row: its message is read, and it is missing only if
 storing it would change what counts. What is missing is stored. Of what has rows, those that do not count are counted as
-told again, and an event that two count for is charged twice. Then the truth is compared with its sums.
+told again, and an event that two count for is charged twice. Then the truth is compared with its sums, which follow it
+unless it was forgotten, or its month is closed or lost most of its calls.
 
 Nothing goes wrong when two audits run at once: rows are idempotent, an alert's id derives from what it is about, and
 progress that is written twice makes the next audit look at some sequences again.
@@ -16,6 +17,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from services.contracts.events import AlertRaised
+from services.metering.audit.month_tables import MonthTables
+from services.metering.audit.months import Months
 from services.metering.audit.ranges import SequenceRange
 from services.metering.audit.report import SECOND_CHARGE, Report, Sums, alerts_of, late_alert
 from services.metering.audit.run import AuditRun, Store
@@ -40,6 +43,7 @@ class Audit:
         stream: Sequences,
         tables: AuditTables,
         sums: SumProof,
+        months: MonthTables,
         *,
         store: Store,
         known_tenant: KnownTenant,
@@ -52,6 +56,7 @@ class Audit:
         self._stream = stream
         self._tables = tables
         self._sums = sums
+        self._months = months
         self._store = store
         self._known_tenant = known_tenant
         self._alert = alert
@@ -65,8 +70,9 @@ class Audit:
     ) -> Report:
         """Looks at what came since the last audit, or with `full` at all there is, for about `time_limit` at most.
 
-        It is also full when the last full one began `full_every` ago. What is left when its time is up, the next audit
-        looks at. A dry run changes nothing, not even where the next audit goes on.
+        It is also full when the last full one began `full_every` ago, or when a month turns out to have lost most of
+        its calls. What is left when its time is up, the next audit looks at. A dry run changes nothing, not even where
+        the next audit goes on.
 
         Raises:
             Busy: the bus or ClickHouse is away; nothing is forgotten, and usage that waits too long is told.
@@ -83,7 +89,11 @@ class Audit:
         before = await self._tables.progress(standing.created)
         lost_before = await self._tables.lost()
         _, charged_twice_before = judged(await self._tables.second_charges(standing.created))
+        months = await self._months.months(started_at)
         full = full or started_at - before.full_at >= full_every
+        if not dry_run:
+            # Before anything is stored: with some of its calls back, a month would not look as if it had lost them.
+            full |= await self._months.keep_vanished(standing.created, started_at, months.vanished)
         progress = before.begun_anew(standing.first, started_at) if full else before
         first, end = progress.audited_through + 1, _expected_through(standing, before)
         run = AuditRun(
@@ -101,7 +111,7 @@ class Audit:
         await self._sums.recompute(run.replayed_hours)
         progress, sums = progress.through(through), Sums()
         if through >= end and not run.stuck:
-            progress, sums = await self._compared(progress, until, mend=not dry_run)
+            progress, sums = await self._compared(progress, months, until, mend=not dry_run)
         report = Report(
             full=full,
             stream_created=standing.created,
@@ -131,10 +141,10 @@ class Audit:
             await self._alert(late_alert(waiting, oldest, now))
         return waiting, True
 
-    async def _compared(self, progress: Progress, until: float, *, mend: bool) -> tuple[Progress, Sums]:
+    async def _compared(self, progress: Progress, months: Months, until: float, *, mend: bool) -> tuple[Progress, Sums]:
         settled_to = max(progress.compared_to, await self._sums.summed_to() - self._overlap)
         hours = [hour for hour in await self._sums.hours(progress.compared_to) if hour >= progress.comparing_from]
-        sums = await self._sums(hours, settled_to, mend=mend, until=until)
+        sums = await self._sums(hours, settled_to, months, mend=mend, until=until)
         return progress.compared(settled_to, sums.next_hour), sums
 
     async def _remember(self, report: Report, progress: Progress, started_at: datetime) -> None:
@@ -147,16 +157,18 @@ class Audit:
         await self._tables.keep_findings(created, started_at, kind, found.gaps)
         charged = sorted({sequence for one in found.second_charges.values() for sequence in one.sequences})
         await self._tables.keep_findings(created, started_at, SECOND_CHARGE, [SequenceRange(n, n) for n in charged])
+        await self._months.keep_vanished(created, started_at, report.sums.kept_months)
         await self._tables.keep_report(started_at, report)
         await self._tables.keep_progress(created, progress)
-        if found.missing or found.lost or charged or report.sums.differing_hours:
+        if found.missing or found.lost or charged or report.sums.differing:
             log.warning(
                 "the audit found usage that was not accounted for as it should be",
                 missing=found.missing,
                 replayed=found.replayed,
                 lost=found.lost,
                 second_charges=len(report.second_charges),
-                differing_hours=report.sums.differing_hours,
+                differing_hours=len(report.sums.differing),
+                kept_hours=len(report.sums.kept),
             )
 
 

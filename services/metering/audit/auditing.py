@@ -11,10 +11,11 @@ from services.contracts.prices import PriceBook
 from services.contracts.streams import USAGE_STREAM
 from services.contracts.tenants import TenantId
 from services.metering.audit.audit import SLICE, Audit
+from services.metering.audit.month_tables import MonthTables
 from services.metering.audit.sums import SumProof
 from services.metering.audit.tables import AuditTables
 from services.metering.clickhouse import ClickHouse, Connection
-from services.metering.handlers import KnownTenant, UsageHandler, anyone
+from services.metering.handlers import CatchUp, KnownTenant, UsageHandler, anyone, level
 from services.metering.rollup import Rollup
 from services.metering.settings import MeteringSettings
 from services.metering.usage_rows import UsageRow
@@ -34,15 +35,20 @@ def usage_audit(
     durable: str,
     *,
     book: PriceBook | None = None,
+    catch_up: CatchUp = level,
     known_tenant: KnownTenant = anyone,
     slice_size: int = SLICE,
 ) -> Audit:
-    """The audit of what the consumer `durable` makes of stream USAGE; `book` and `known_tenant` are the sink's."""
+    """The audit of what the consumer `durable` makes of stream USAGE.
+
+    `book`, `catch_up` and `known_tenant` are the sink's.
+    """
     return Audit(
         bus.sequences(USAGE_STREAM, durable),
         AuditTables(clickhouse.auditor),
         SumProof(clickhouse.auditor, Rollup(clickhouse.rollup, settings.rollup_overlap)),
-        store=partial(_store, clickhouse.sink, book),
+        MonthTables(clickhouse.auditor),
+        store=partial(_store, clickhouse.sink, book, catch_up),
         known_tenant=known_tenant,
         alert=partial(bus.publish, "metering"),
         late_after=settings.audit_late_after,
@@ -51,9 +57,9 @@ def usage_audit(
     )
 
 
-async def _store(connection: Connection, book: PriceBook | None, rows: Sequence[UsageRow]) -> None:
+async def _store(connection: Connection, book: PriceBook | None, catch_up: CatchUp, rows: Sequence[UsageRow]) -> None:
     # Resumed each time: the sink has stored meanwhile, here or in another process, and time must not go back.
-    await (await UsageHandler.resumed(connection, book=book)).store(rows)
+    await (await UsageHandler.resumed(connection, book=book, catch_up=catch_up)).store(rows)
 
 
 def tenants_in(bucket: Bucket) -> KnownTenant:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum, auto
 from typing import Final, Literal, NamedTuple
@@ -10,8 +10,10 @@ from uuid import UUID
 
 from services.contracts.events import AlertRaised
 from services.metering.alerts.alert import PLATFORM, alert
+from services.metering.audit.months import month_of
 from services.metering.audit.ranges import SequenceRange, joined, ranges_of
 from services.metering.audit.tellings import SecondCharge
+from services.metering.usage_rows import TRUE_ABOVE
 
 MAX_RANGES: Final = 1000
 """That a report lists; it counts them all."""
@@ -37,6 +39,15 @@ class StoredRow(NamedTuple):
     version: int
     provisional: bool
 
+    def stays(self, version: int) -> bool:
+        """Whether it counts before a telling of the event that would be stored with `version`."""
+        if self.version >= version:
+            return True
+        # A release may have stored it for which the last telling counted: what it billed stays, but for estimates.
+        if self.provisional:
+            return self.version == 0 and version < TRUE_ABOVE
+        return self.version < TRUE_ABOVE
+
 
 def verdict(sequence: int, version: int, rows: Iterable[StoredRow]) -> Verdict:
     """On the event at `sequence` that the sink would store with `version`, while `rows` of it are stored.
@@ -46,7 +57,7 @@ def verdict(sequence: int, version: int, rows: Iterable[StoredRow]) -> Verdict:
     rows = list(rows)
     if any(row.sequence == sequence for row in rows):
         return Verdict.STORED
-    return Verdict.DUPLICATE if any(row.version >= version for row in rows) else Verdict.MISSING
+    return Verdict.DUPLICATE if any(row.stays(version) for row in rows) else Verdict.MISSING
 
 
 @dataclass
@@ -105,8 +116,12 @@ class Sums:
     """Compared."""
     truth_usd: Decimal = Decimal(0)
     rollup_usd: Decimal = Decimal(0)
-    differing_hours: int = 0
-    """Differed though nothing was on its way."""
+    differing: Sequence[int] = ()
+    """Hours, in seconds since 1970, that differed though nothing was on its way."""
+    kept: Sequence[int] = ()
+    """Of those, the ones whose sums would have become less where they must not."""
+    forgotten_hours: int = 0
+    """Not compared, as their calls are gone and may be."""
     mended: bool = True
     """They do not differ any more, or never did."""
     next_hour: int = 0
@@ -116,6 +131,16 @@ class Sums:
     def finished(self) -> bool:
         """All that were to be compared are."""
         return not self.next_hour
+
+    @property
+    def differing_hours(self) -> int:
+        """How many differed."""
+        return len(self.differing)
+
+    @property
+    def kept_months(self) -> Sequence[date]:
+        """The months of the hours in `kept`, by their first day."""
+        return sorted({month_of(hour) for hour in self.kept})
 
 
 @dataclass(frozen=True)
@@ -192,7 +217,38 @@ def alerts_of(report: Report, now: datetime) -> list[AlertRaised]:
         sequences = ranges_of(sorted({sequence for charge in charges for sequence in charge.sequences}))
         told = _gap("critical", SECOND_CHARGE, message, len(charges), sequences, now)
         alerts.append(told.model_copy(update={"facts": told.facts | {"event_ids": events}}))
+    return alerts + _sums_alerts(report.sums, now)
+
+
+def _sums_alerts(sums: Sums, now: datetime) -> list[AlertRaised]:
+    """Of sums that were made anew once an hour, of those that were kept once a month of calls."""
+    alerts: list[AlertRaised] = []
+    if anew := sorted(set(sums.differing) - set(sums.kept)):
+        message = "sums were not those of their calls and were made anew: find out who wrote there, or where calls went"
+        alerts.append(_sums_differ("warning", "sums", _hour(now), message, anew))
+    for month in sums.kept_months:
+        of_month = [hour for hour in sums.kept if month_of(hour) == month]
+        message = (
+            f"calls of {month:%Y-%m} are in the sums and not in usage_events any more; the sums stay: "
+            "restore the calls, or note in audit_findings that it is explained"
+        )
+        alerts.append(_sums_differ("critical", "kept sums", f"{month:%Y%m}", message, of_month))
     return alerts
+
+
+def _sums_differ(
+    severity: Literal["warning", "critical"], about: str, period: str, message: str, hours: Sequence[int]
+) -> AlertRaised:
+    told = ", ".join(f"{datetime.fromtimestamp(hour, UTC):%Y-%m-%dT%HZ}" for hour in hours[:_MAX_TOLD])
+    return alert(
+        "usage_gap",
+        PLATFORM,
+        severity=severity,
+        about=about,
+        period=period,
+        message=message,
+        facts={"hours": str(len(hours)), "first": told + (", …" if len(hours) > _MAX_TOLD else "")},
+    )
 
 
 def _gap(

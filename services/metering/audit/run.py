@@ -15,7 +15,7 @@ from services.metering.audit.report import Tally, Verdict, verdict
 from services.metering.audit.tables import MAX_UNSEEN_RANGES, AuditTables, key_of
 from services.metering.audit.tellings import judged
 from services.metering.handlers import NOBODY, KnownTenant
-from services.metering.usage_rows import UsageRow, read_usage, usage_columns
+from services.metering.usage_rows import UsageRow, read_usage, version_of
 from services.runtime.by_sequence import Recorded, Sequences
 from services.runtime.telemetry import log
 
@@ -141,16 +141,15 @@ class AuditRun:
         duplicates: list[int] = []
         for message in messages:
             try:
-                rows.append(read_usage(message.subject, message.payload, message.stream_sequence, now))
+                rows.append(read_usage(message.subject, message.payload, message.stream_sequence, now, message))
             except Rejected as failure:
                 await self._give_up(message, failure)
         if not rows:
             return []
         stored = await self._tables.stored_rows(rows)
-        versions: list[int] = usage_columns(rows, now)["version"]
         missing: list[UsageRow] = []
-        for row, version in zip(rows, versions, strict=True):
-            found = verdict(row.stream_sequence, version, stored.get(key_of(row), ()))
+        for row in rows:
+            found = verdict(row.stream_sequence, version_of(row), stored.get(key_of(row), ()))
             if found is Verdict.DUPLICATE:
                 duplicates.append(row.stream_sequence)
             elif found is Verdict.MISSING:

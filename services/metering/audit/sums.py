@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final
 
+from services.metering.audit.months import Months
 from services.metering.audit.report import Sums
 from services.metering.clickhouse import Connection
 from services.metering.rollup import Rollup
@@ -39,24 +40,31 @@ WHERE ingested_at > fromUnixTimestamp64Milli({since_ms:Int64}, 'UTC')
 """
 _SUMMED_UP = "SELECT DISTINCT toUnixTimestamp(hour) FROM headwater.cost_hourly FINAL WHERE calls > 0"
 _HOURS_APART = f"""
-SELECT at, max(apart), sum(truth), sum(rolled)
+SELECT at, max(group_apart), min(calls) < 0, least(min(cost), min(charged)) < 0, sum(truth), sum(rolled)
 FROM
 (
-    SELECT at, {_APART} AS apart, sum(truth_usd) AS truth, sum(rolled_usd) AS rolled
+    SELECT at, tenant_id, max(apart) AS group_apart, sum(calls_more) AS calls, sum(cost_more) AS cost,
+        sum(charged_more) AS charged, sum(truth_more) AS truth, sum(rolled_more) AS rolled
     FROM
     (
-        SELECT toUnixTimestamp(toStartOfHour(event_time)) AS at, {_GROUP}, toInt64(1) AS calls_apart,
-            {_PLUS.replace("tokens AS", "tokens::Int64 AS")},
-            cost_usd AS truth_usd, toDecimal128(0, 12) AS rolled_usd
-        FROM headwater.usage_events FINAL
-        WHERE toStartOfHour(event_time) IN (SELECT toDateTime(arrayJoin({{hours:Array(UInt32)}}), 'UTC'))
-            AND event_time >= toDateTime({{first:UInt32}}, 'UTC') AND event_time < toDateTime({{end:UInt32}}, 'UTC')
-        UNION ALL
-        SELECT toUnixTimestamp(hour), {_GROUP}, -toInt64(calls), {_MINUS}, toDecimal128(0, 12), cost_usd
-        FROM headwater.cost_hourly FINAL
-        WHERE hour IN (SELECT toDateTime(arrayJoin({{hours:Array(UInt32)}}), 'UTC'))
+        SELECT at, {_GROUP}, {_APART} AS apart, sum(calls_apart) AS calls_more, sum(cost_usd_apart) AS cost_more,
+            sum(charged_usd_apart) AS charged_more, sum(truth_usd) AS truth_more, sum(rolled_usd) AS rolled_more
+        FROM
+        (
+            SELECT toUnixTimestamp(toStartOfHour(event_time)) AS at, {_GROUP}, toInt64(1) AS calls_apart,
+                {_PLUS.replace("tokens AS", "tokens::Int64 AS")},
+                cost_usd AS truth_usd, toDecimal128(0, 12) AS rolled_usd
+            FROM headwater.usage_events FINAL
+            WHERE toStartOfHour(event_time) IN (SELECT toDateTime(arrayJoin({{hours:Array(UInt32)}}), 'UTC'))
+                AND event_time >= toDateTime({{first:UInt32}}, 'UTC') AND event_time < toDateTime({{end:UInt32}}, 'UTC')
+            UNION ALL
+            SELECT toUnixTimestamp(hour), {_GROUP}, -toInt64(calls), {_MINUS}, toDecimal128(0, 12), cost_usd
+            FROM headwater.cost_hourly FINAL
+            WHERE hour IN (SELECT toDateTime(arrayJoin({{hours:Array(UInt32)}}), 'UTC'))
+        )
+        GROUP BY at, {_GROUP}
     )
-    GROUP BY at, {_GROUP}
+    GROUP BY at, tenant_id
 )
 GROUP BY at
 """  # noqa: S608 - put together from constants
@@ -82,8 +90,12 @@ HAVING {_APART}
 class _Comparison:
     compared: Sequence[int] = ()
     """Hours, in seconds since 1970."""
+    forgotten: set[int] = field(default_factory=set)
+    """Hours without all of their calls, with which nothing is wrong; they are not among the compared."""
     apart: set[int] = field(default_factory=set)
     """Hours that are not the sum of their rows."""
+    less: set[int] = field(default_factory=set)
+    """Those in which a tenant has fewer calls than were summed up, or owes less."""
     days_apart: set[int] = field(default_factory=set)
     """Days that are not the sum of their hours, by their start."""
     truth_usd: Decimal = Decimal(0)
@@ -121,31 +133,51 @@ class SumProof:
         return sorted({row[0] for row in rows})
 
     async def recompute(self, hours: Collection[int]) -> None:
-        """Has `hours` and their days summed up anew."""
+        """Has `hours` that rows came for, and their days, summed up anew."""
         if hours:
             await self._rollup.recompute(sorted(hours))
             await self._rollup.recompute_days(hours)
 
-    async def __call__(self, hours: Sequence[int], settled_to: datetime, *, mend: bool, until: float) -> Sums:
+    async def __call__(
+        self, hours: Sequence[int], settled_to: datetime, months: Months, *, mend: bool, until: float
+    ) -> Sums:
         """Compares `hours`; those with rows stored after `settled_to` may differ, as something is on its way.
 
-        `until` is on time.monotonic()'s clock.
+        Of those that differ, sums that would become less where `months` keeps them stay. `until` is on
+        time.monotonic()'s clock.
         """
-        seen = await self._compare(hours, until)
+        seen = await self._compare(hours, months, until)
         wrong: set[int] = set()
+        kept: set[int] = set()
         if seen.apart or seen.days_apart:
             wrong = seen.wrong(seen.compared, await self.hours(settled_to))
         if wrong:
             # Rows may have come between the two halves of a statement: what differs for good, differs again.
-            again = await self._compare(sorted(wrong))
+            again = await self._compare(sorted(wrong), months)
             wrong = again.wrong(wrong, await self.hours(settled_to))
+            kept = {hour for hour in wrong & again.less if months.keeps(hour)}
         mended = not wrong
         if wrong and mend:
-            await self.recompute(wrong)
-            mended = not (await self._compare(sorted(wrong))).wrong(wrong, ())
-        return Sums(len(seen.compared), seen.truth_usd, seen.rollup_usd, len(wrong), mended, seen.next_hour)
+            mended = await self._mend(wrong, kept, months)
+        return Sums(
+            hours=len(seen.compared),
+            truth_usd=seen.truth_usd,
+            rollup_usd=seen.rollup_usd,
+            differing=sorted(wrong),
+            kept=sorted(kept),
+            forgotten_hours=len(seen.forgotten),
+            mended=mended,
+            next_hour=seen.next_hour,
+        )
 
-    async def _compare(self, hours: Sequence[int], until: float = math.inf) -> _Comparison:
+    async def _mend(self, wrong: Collection[int], kept: Collection[int], months: Months) -> bool:
+        """Has all sums made anew but those of the hours in `kept`; whether none of `wrong` differs any more."""
+        anew = sorted(set(wrong) - set(kept))
+        await self._rollup.recompute(anew, fewer=True)
+        await self._rollup.recompute_days(wrong)
+        return not kept and not (await self._compare(anew, months)).wrong(anew, ())
+
+    async def _compare(self, hours: Sequence[int], months: Months, until: float = math.inf) -> _Comparison:
         seen = _Comparison()
         for some in _by(hours, _HOURS_AT_A_TIME):
             # One part at least, so that every audit gets on.
@@ -153,12 +185,18 @@ class SumProof:
                 seen.next_hour = some[0]
                 break
             parameters = {"hours": list(some), "first": some[0], "end": some[-1] + _HOUR_S}
-            for hour, apart, truth, rolled in await self._connection.rows(_HOURS_APART, parameters):
+            for hour, apart, fewer, cheaper, truth, rolled in await self._connection.rows(_HOURS_APART, parameters):
+                if fewer and months.forgets(hour):
+                    seen.forgotten.add(hour)
+                    continue
                 seen.truth_usd += truth
                 seen.rollup_usd += rolled
                 if apart:
                     seen.apart.add(hour)
-        seen.compared = [hour for hour in hours if not seen.next_hour or hour < seen.next_hour]
+                if fewer or cheaper:
+                    seen.less.add(hour)
+        looked_at = [hour for hour in hours if not seen.next_hour or hour < seen.next_hour]
+        seen.compared = [hour for hour in looked_at if hour not in seen.forgotten]
         for days in _by(sorted({_day(hour) for hour in seen.compared}), _DAYS_AT_A_TIME):
             parameters = {"first": days[0], "end": days[-1] + _DAY_S}
             rows = await self._connection.rows(_DAYS_APART, parameters)

@@ -286,7 +286,9 @@ class AuditTables:
             "hours_compared": sums.hours,
             "truth_usd": sums.truth_usd,
             "rollup_usd": sums.rollup_usd,
-            "differing_hours": sums.differing_hours,
+            "differing_hours": len(sums.differing),
+            "kept_hours": len(sums.kept),
+            "forgotten_hours": sums.forgotten_hours,
             "complete": report.complete,
         }
         await self._connection.insert("headwater.audit_runs", {name: [value] for name, value in row.items()})

@@ -1,15 +1,18 @@
 """Closing months: what every tenant owes for one is frozen, and what comes later stands on the next statement."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 from services.contracts.events import truncated_to_millis
-from services.contracts.failures import Busy, Conflict, Rejected
+from services.contracts.failures import Busy, Conflict, Missing, Rejected
 from services.metering.clickhouse import ClickHouse, Row
+from services.metering.prices.freezing import freeze_charges
+from services.metering.prices.lease import Held, Lease
 
 DEFAULT_PAGE_SIZE = 100
 _NONE = date(1970, 1, 1)
@@ -79,16 +82,18 @@ class ClosedMonthPage:
 class MonthClosing:
     """Closes months, in order."""
 
-    def __init__(self, clickhouse: ClickHouse, stored_so_far: StoredSoFar) -> None:
+    def __init__(self, clickhouse: ClickHouse, stored_so_far: StoredSoFar, lease: Lease) -> None:
         self._clickhouse = clickhouse
         self._stored_so_far = stored_so_far
-        self._lock = asyncio.Lock()
+        self._lease = lease
 
-    @asynccontextmanager
-    async def undisturbed(self) -> AsyncIterator[None]:
-        """Nothing is closed in this process while the context is open."""
-        async with self._lock:
-            yield
+    def undisturbed(self, work: str) -> AbstractAsyncContextManager[Held]:
+        """For `work`: no process closes anything, or re-rates, while the context is open.
+
+        Raises:
+            Busy: one does; or the bus is away.
+        """
+        return self._lease.held(work)
 
     async def closed_through(self) -> date:
         """The first day of the newest closed month; a month up to it is closed. 1970-01-01 when none is.
@@ -106,36 +111,29 @@ class MonthClosing:
 
         Raises:
             Rejected: it is not over.
-            Conflict: it is closed, or an earlier one is to be closed first.
-            Busy: usage is on its way; or ClickHouse or the bus is away.
+            Missing: there is no usage at all.
+            Conflict: it is closed, or another one is to be closed first.
+            Busy: usage is on its way; or a month is being closed, or calls re-rated; or ClickHouse or the bus is away.
         """
         if now < _start(_next(month)):
             raise Rejected(
                 "MONTH_NOT_OVER", f"{_name(month)} is not over: close it from {_next(month):%Y-%m-%d} UTC on"
             )
-        async with self._lock:
-            await self._check_order(month)
+        async with self.undisturbed(f"closing {_name(month)}") as held:
+            # First, because what is on its way may be older than the oldest month with usage.
             await self._wait_for_usage()
+            await self._check_order(month)
             await self._check_summed_up(month)
+            held.check()
             writer = self._clickhouse.rollup
             await writer.command(_FREEZE, {"month": month})
+            await freeze_charges(writer, month)
             tenants, calls, cost_usd, charged_usd = (await writer.rows(_FROZEN, {"month": month}))[0]
             at = truncated_to_millis(now)
             closed = ClosedMonth(month, tenants, calls, cost_usd, charged_usd, at, author)
+            held.check()
             # Last, because this is what closes it.
-            await writer.insert(
-                "headwater.month_closings",
-                {
-                    "month": [month],
-                    "tenants": [tenants],
-                    "calls": [calls],
-                    "cost_usd": [cost_usd],
-                    "charged_usd": [charged_usd],
-                    "closed_at": [at],
-                    "closed_by": [author],
-                    "version": [1],
-                },
-            )
+            await writer.insert("headwater.month_closings", _closing_columns(closed))
         return closed
 
     async def page(self, page_size: int, page_token: str) -> ClosedMonthPage:
@@ -154,12 +152,19 @@ class MonthClosing:
         through = await self.closed_through()
         if month <= through:
             raise Conflict("MONTH_CLOSED", f"{_name(month)} is closed: what came later stands on the next statement")
-        first = _next(through)
-        if through == _NONE:
-            oldest, rows = (await self._clickhouse.rollup.rows(_OLDEST))[0]
-            first = min(month, oldest) if rows else month
-        if month != first:
+        first = _next(through) if through != _NONE else await self._oldest_with_usage()
+        if month < first:
+            message = f"{_name(month)} is before all usage: the first month to close is {_name(first)}"
+            raise Conflict("MONTH_OUT_OF_ORDER", message)
+        if month > first:
             raise Conflict("MONTH_OUT_OF_ORDER", f"close {_name(first)} first: months are closed in order")
+
+    async def _oldest_with_usage(self) -> date:
+        oldest: date
+        oldest, rows = (await self._clickhouse.rollup.rows(_OLDEST))[0]
+        if not rows:
+            raise Missing("NO_USAGE", "no usage is stored yet: there is no month to close")
+        return oldest
 
     async def _wait_for_usage(self) -> None:
         """Waits until what was told up to now is stored."""
@@ -206,6 +211,19 @@ def _start(month: date) -> datetime:
 
 def _name(month: date) -> str:
     return f"{month:%Y-%m}"
+
+
+def _closing_columns(closed: ClosedMonth) -> dict[str, list[Any]]:
+    return {
+        "month": [closed.month],
+        "tenants": [closed.tenants],
+        "calls": [closed.calls],
+        "cost_usd": [closed.cost_usd],
+        "charged_usd": [closed.charged_usd],
+        "closed_at": [closed.closed_at],
+        "closed_by": [closed.closed_by],
+        "version": [1],
+    }
 
 
 def _closed(row: Row) -> ClosedMonth:

@@ -55,6 +55,8 @@ class Call:
     pricing: Pricing
     chat: bool = True
     """It answered; False: it only embedded, and says nothing of how long an answer is."""
+    told: Pricing | None = None
+    """How it was priced before it was first re-rated; None: it never was, and is priced as it was told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +107,16 @@ class Difference:
 
 def repriced(call: Call, book: PriceBook) -> Pricing:
     """How `book` prices the call."""
-    before = call.pricing
+    # Not how it is priced now: a price that only its producer knows must come back when a mistaken entry is gone.
+    told = call.told or call.pricing
     cost = book.cost(call.provider, call.model, call.tokens, call.event_time, batch=call.batch)
     without_cache_usd = cost.usd
     if call.tokens.cache_read or call.tokens.cache_write:
         without_cache_usd = book.without_cache(
             call.provider, call.model, call.tokens, call.event_time, batch=call.batch
         )
-    if is_of_settings(before.price_source) and not _overrules_settings(cost):
-        after = before
+    if is_of_settings(told.price_source) and not _overrules_settings(cost):
+        after = told
     else:
         estimated = call.tokens_estimated or cost.estimated
         after = Pricing(cost.usd, _NOTHING, without_cache_usd, cost.price_source, estimated)
@@ -122,7 +125,7 @@ def repriced(call: Call, book: PriceBook) -> Pricing:
         after,
         charged_usd=charged.usd,
         charge_source=charged.source,
-        reference=None if before.reference is None else _repriced(before.reference, call, after, book),
+        reference=None if told.reference is None else _repriced(told.reference, call, after, book),
     )
 
 

@@ -8,6 +8,7 @@ and ends where one that was not would have.
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from services.contracts.failures import Rejected
 from services.contracts.prices import PriceBook
 from services.metering.clickhouse import ClickHouse, Connection, Row
 from services.metering.prices.closing import MonthClosing, month_of
+from services.metering.prices.lease import Held
 from services.metering.prices.repricing import (
     Difference,
     as_adjusted,
@@ -88,7 +90,7 @@ class Report:
 
 
 class Rerating:
-    """Prices calls anew, one re-rating at a time in this process."""
+    """Prices calls anew; of all processes one at a time, and none while a month is being closed."""
 
     def __init__(
         self,
@@ -111,13 +113,13 @@ class Rerating:
 
         Raises:
             Rejected: the period is none.
-            Busy: ClickHouse is away; what was written is right, and running again does the rest.
+            Busy: calls are being re-rated already, or a month closed; or ClickHouse or the bus is away. What was
+                written is right, and running again does the rest.
         """
         scope.check()
-        async with self._months.undisturbed():
-            through = await self._months.closed_through()
+        async with nullcontext() if dry_run else self._months.undisturbed("re-rating") as held:
             # One version from the first call to the last, whatever is put meanwhile.
-            run = _Run(self._clickhouse, self._book.pinned(), scope, through, self._batch_rows, dry_run=dry_run)
+            run = _Run(self._clickhouse, self._book.pinned(), scope, self._months, self._batch_rows, held)
             try:
                 await run.all()
             finally:
@@ -134,18 +136,19 @@ class _Run:
         clickhouse: ClickHouse,
         book: PriceBook,
         scope: Scope,
-        closed_through: date,
+        months: MonthClosing,
         batch_rows: int,
-        *,
-        dry_run: bool,
+        held: Held | None,
     ) -> None:
+        """`held` allows it to write; None: it only looks."""
         self._clickhouse = clickhouse
         self._book = book
         self._version = book.version
         self._scope = scope
-        self._closed_through = closed_through
+        self._months = months
+        self._closed_through = date.min
         self._batch_rows = batch_rows
-        self._dry_run = dry_run
+        self._held = held
         self._differences: dict[Group, Difference] = defaultdict(Difference)
         self._seen = 0
         self.wrote = False
@@ -154,13 +157,15 @@ class _Run:
         """Every hour of the scope, oldest first."""
         async with self._clickhouse.read_only(_STATEMENT_LIMIT, {}) as reader:
             columns = (*PRICED, *(name for name in ADJUSTMENT if name not in PRICED))
-            if not self._dry_run:
+            if self._held is not None:
                 columns = tuple(row[0] for row in await reader.rows(COLUMNS))
             for (hour,) in await reader.rows(HOURS, self._parameters()):
                 async for rows in self._batches(reader, columns, hour.replace(tzinfo=UTC)):
                     await self._batch(columns, rows)
 
     async def _batch(self, columns: Sequence[str], rows: Sequence[Row]) -> None:
+        # Each time, as a process of an earlier release closes months without asking for the lease.
+        self._closed_through = await self._months.closed_through()
         # Off the loop: others are answered meanwhile.
         changes = await asyncio.to_thread(self._changes, columns, rows)
         self._seen += len(rows)
@@ -168,8 +173,9 @@ class _Run:
             call = one.call
             group = Group(call.tenant, f"{call.provider}/{call.model}", self._is_closed(call.event_time))
             self._differences[group].add(before, after)
-        if self._dry_run or not changes:
+        if self._held is None or not changes:
             return
+        self._held.check()
         if self._is_closed(changes[0][0].call.event_time):
             await self._clickhouse.rollup.insert(
                 "headwater.cost_adjustments", adjustment_columns(changes, self._version, datetime.now(UTC))

@@ -38,6 +38,11 @@ PRICED = (
     "reference_price_source",
     "reference_input_tokens",
     "reference_output_tokens",
+    "told_usd",
+    "told_price_source",
+    "told_without_cache_usd",
+    "told_reference_usd",
+    "told_reference_price_source",
 )
 """The columns of usage_events that a price depends on, and the price so far."""
 ADJUSTMENT = ("service", "feature", "stage", "provider", "model", "tenant_id", "event_id", "event_time")
@@ -129,18 +134,34 @@ def found(columns: Sequence[str], row: Row) -> Found:
             charge_source=values["charge_source"],
             reference=_reference(values),
         ),
+        told=_told(values),
     )
     return Found(call, values, Adjusted(count, Decimal(cost_usd), Decimal(charged_usd)))
 
 
-def _reference(values: Mapping[str, Any]) -> Reference | None:
-    if values["reference_usd"] is None:
+def _told(values: Mapping[str, Any]) -> Pricing | None:
+    """What a re-rating noted before it priced the call anew."""
+    if values["told_usd"] is None:
+        return None
+    return Pricing(
+        values["told_usd"],
+        # What it charged is nobody's price: mark-ups are the book's alone.
+        Decimal(0),
+        values["told_without_cache_usd"],
+        values["told_price_source"],
+        values["tokens_estimated"],
+        reference=_reference(values, "told_"),
+    )
+
+
+def _reference(values: Mapping[str, Any], told: str = "") -> Reference | None:
+    if values[f"{told}reference_usd"] is None:
         return None
     given, output = values["reference_input_tokens"], values["reference_output_tokens"]
     return Reference(
         values["reference_model"],
-        values["reference_usd"],
-        values["reference_price_source"],
+        values[f"{told}reference_usd"],
+        values[f"{told}reference_price_source"],
         TokenUsage(uncached_input=given, output=output) if given or output else None,
     )
 
@@ -148,8 +169,8 @@ def _reference(values: Mapping[str, Any]) -> Reference | None:
 def rerated_columns(changes: Sequence[Change], ingested_at: datetime) -> dict[str, list[Any]]:
     """Rows of usage_events that replace those of `changes`: priced anew, all else as it is."""
     rows, pricings = [one.row for one, _, _ in changes], [after for _, _, after in changes]
-    references = [pricing.reference for pricing in pricings]
     columns = {name: [_utc(row[name]) for row in rows] for name in rows[0]}
+    told = [one.call.told or one.call.pricing for one, _, _ in changes]
     return columns | {
         "cost_usd": [pricing.cost_usd for pricing in pricings],
         "charged_usd": [pricing.charged_usd for pricing in pricings],
@@ -157,11 +178,22 @@ def rerated_columns(changes: Sequence[Change], ingested_at: datetime) -> dict[st
         "without_cache_usd": [pricing.without_cache_usd for pricing in pricings],
         "price_source": [pricing.price_source for pricing in pricings],
         "estimated": [pricing.estimated for pricing in pricings],
-        "reference_usd": [None if one is None else one.usd for one in references],
-        "reference_price_source": ["" if one is None else one.price_source for one in references],
+        **_reference_columns("", pricings),
+        "told_usd": [pricing.cost_usd for pricing in told],
+        "told_price_source": [pricing.price_source for pricing in told],
+        "told_without_cache_usd": [pricing.without_cache_usd for pricing in told],
+        **_reference_columns("told_", told),
         "version": [row["version"] + RERATED for row in rows],
         # The rollup finds rows by this time.
         "ingested_at": [ingested_at] * len(rows),
+    }
+
+
+def _reference_columns(prefix: str, pricings: Sequence[Pricing]) -> dict[str, list[Any]]:
+    references = [pricing.reference for pricing in pricings]
+    return {
+        f"{prefix}reference_usd": [None if one is None else one.usd for one in references],
+        f"{prefix}reference_price_source": ["" if one is None else one.price_source for one in references],
     }
 
 

@@ -1,6 +1,7 @@
 """The versioned price book on the bus: versions are created once, the newest prices, and every process follows it.
 
-Pricing reads memory alone. A version that cannot be read leaves the one before it where it is and is logged.
+Pricing reads memory alone. A version is in force from the moment the bus has it, by the bus's clock, which also says
+when usage was told. A version that cannot be read leaves the one before it where it is and is logged.
 """
 
 import contextlib
@@ -59,6 +60,9 @@ class PriceStore:
         """`book` is kept at the newest version."""
         self._bucket = bucket
         self.book = book
+        self._revision = 0
+        """Of the bucket, as far as the book has followed it."""
+        self._newest_seen = 0
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
@@ -67,10 +71,25 @@ class PriceStore:
         Raises:
             Busy: on entering: the bus is away.
         """
-        for entry in sorted(await self._bucket.entries(), key=_number):
-            await self._take(entry)
-        async with background(self._bucket.follow(self._take)):
+        await self.catch_up()
+        async with background(self._bucket.follow(self._changed)):
             yield
+
+    async def catch_up(self) -> None:
+        """Takes what was put so far: what was told before this call is priced the same ever after by book.as_of.
+
+        Raises:
+            Busy: the bus is away.
+        """
+        revision = await self._bucket.revision()
+        if revision > self._revision:
+            # All of them: those that are pushed come in no certain order after the bus was away.
+            entries, before = await self._bucket.entries(), self.book.version
+            for entry in sorted(entries, key=_number):
+                self._take(entry)
+            self._revision = max(revision, self._revision)
+            if self.book.version != before:
+                log.info("a price book is current", version=self.book.version)
 
     async def put(self, text: str, author: str, tenants: Collection[str] | None = None) -> PriceVersion:
         """Keeps `text` as the next version, which prices from now on; the same text as the newest's is that version.
@@ -81,7 +100,7 @@ class PriceStore:
             Rejected: it is no valid price book; the message tells the lines.
             Busy: the bus is away, or many put versions at the same time.
         """
-        file = parse_price_file(text, tenants)
+        parse_price_file(text, tenants)
         for _ in range(_PUT_ATTEMPTS):
             newest = await self._newest()
             if newest is not None and newest.value.partition(b"\n")[2] == text.encode():
@@ -91,8 +110,9 @@ class PriceStore:
             # Two who put at the same moment cannot both be this version.
             with contextlib.suppress(Conflict):
                 await self._bucket.create(_key(number), _written(version))
-                if number > self.book.version:
-                    self.book.adopt(number, file)
+                # It is kept: if the bus is away now, those who follow it take it later.
+                with contextlib.suppress(Busy):
+                    await self.catch_up()
                 return version
         raise Busy("PRICES_CONTENDED", "others put versions of the price book at the same time; try again")
 
@@ -129,9 +149,14 @@ class PriceStore:
     async def _newest(self) -> Entry | None:
         return max(await self._bucket.entries(), key=_number, default=None)
 
-    async def _take(self, entry: Entry) -> None:
-        if entry.deleted or _number(entry) <= self.book.version:
+    async def _changed(self, entry: Entry) -> None:
+        if not entry.deleted and _number(entry) > self._newest_seen:
+            await self.catch_up()
+
+    def _take(self, entry: Entry) -> None:
+        if _number(entry) <= self._newest_seen:
             return
+        self._newest_seen = _number(entry)
         try:
             version = _read(entry)
             file = parse_price_file(version.text)
@@ -143,8 +168,7 @@ class PriceStore:
                 detail=failure.message,
             )
             return
-        self.book.adopt(version.version, file)
-        log.info("a price book is current", version=version.version)
+        self.book.adopt(version.version, file, entry.stored_at or version.created_at)
 
 
 def _key(version: int) -> str:

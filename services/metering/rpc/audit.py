@@ -40,6 +40,8 @@ class AuditRpc(MeteringServiceServicer):
             truth_usd=plain(sums.truth_usd),
             rollup_usd=plain(sums.rollup_usd),
             differing_hours=sums.differing_hours,
+            kept_hours=len(sums.kept),
+            forgotten_hours=sums.forgotten_hours,
             complete=report.complete,
             finished=report.finished,
             lost_before=report.lost_before,

@@ -12,11 +12,12 @@ from datetime import timedelta
 from typing import Any, Final
 
 from services.contracts.prices import PriceBook
-from services.contracts.streams import BucketSpec, StreamSpec
+from services.contracts.streams import PRICES_BUCKET, BucketSpec, StreamSpec
 from services.metering.accounting import accounting
 from services.metering.clickhouse import Connection, Row
 from services.metering.clickhouse import connected as clickhouse_connected
 from services.metering.migrations import migrate, migrations
+from services.metering.prices.store import PriceStore
 from services.metering.settings import MeteringSettings
 from services.runtime.batches import Batches
 from services.runtime.buckets import Bucket
@@ -155,7 +156,11 @@ async def account(orders: Orders, stopping: asyncio.Event) -> None:
         await migrate(clickhouse.rollup, migrations())
         clickhouse.sink = MortalConnection(clickhouse.sink, fate, chance)
         clickhouse.rollup = MortalConnection(clickhouse.rollup, fate, chance)
-        async with accounting(SETTINGS, clickhouse, MortalBus(bus, fate, chance), PriceBook({}), asyncio.Event()):
+        prices, mortal = PriceStore(await bus.bucket(PRICES_BUCKET), PriceBook({})), MortalBus(bus, fate, chance)
+        async with (
+            prices.watching(),
+            accounting(SETTINGS, clickhouse, mortal, prices.book, asyncio.Event(), catch_up=prices.catch_up),
+        ):
             await stopping.wait()
 
 

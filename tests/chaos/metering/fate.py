@@ -7,7 +7,6 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -57,20 +56,27 @@ class Fate:
             self.strike()
 
     def strike(self) -> None:
-        """Kills: the bus if the point says so, else this process."""
-        point = self._points.pop(0)
+        """Kills: the bus if the point says so, else this process. A bus that is dead already dies the next time."""
+        point = self._points[0]
+        if point in BUS and not kill_bus(self._bus_pid):
+            return
+        self._points.pop(0)
         self._times, self._nth = 0, 1
-        if point in BUS:
-            kill_bus(self._bus_pid)
         remember(self._deaths, point)
         if point not in BUS:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def kill_bus(pid_file: Path) -> None:
-    """Ends the nats-server without a word, unless it is dead already; who started it starts it again."""
-    with suppress(OSError, ValueError):
-        os.kill(int(pid_file.read_text()), signal.SIGKILL)
+def kill_bus(pid_file: Path) -> bool:
+    """Ends the nats-server without a word; who started it starts it again. Whether it was this that ended it."""
+    try:
+        pid, started = int(pid_file.read_text()), pid_file.stat().st_mtime_ns
+        # Until it is buried a dead process can be killed again, so each is claimed by whoever kills it first.
+        pid_file.with_name(f"killed-{pid}-{started}").touch(exist_ok=False)
+        os.kill(pid, signal.SIGKILL)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def remember(deaths: Path, point: str) -> None:

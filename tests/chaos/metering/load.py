@@ -132,17 +132,20 @@ class Journal:
         os.close(self._file)
 
 
-Sums = tuple[int, int, int, int, int, int, Decimal]
-"""Calls, tokens by class, dollars."""
+Sums = tuple[int, int, int, int, int, int, Decimal, Decimal]
+"""Calls, tokens by class, dollars that they cost, dollars that are charged."""
 
 
-def summed(usages: Iterable[UsageSettled]) -> Mapping[TenantId, Sums]:
-    """What each tenant comes to, by adding one to another."""
-    totals: defaultdict[TenantId, list[int]] = defaultdict(lambda: [0] * 7)
-    for usage in usages:
+def summed(usages: Iterable[tuple[UsageSettled, Decimal]]) -> Mapping[TenantId, Sums]:
+    """What each tenant comes to, given each call with its charge, by adding one to another."""
+    totals: defaultdict[TenantId, list[int]] = defaultdict(lambda: [0] * 8)
+    for usage, charged_usd in usages:
         tokens, total = usage.tokens, totals[usage.tenant]
         parts = tokens.uncached_input, tokens.cache_read, tokens.cache_write, tokens.output, tokens.reasoning
         # Whole pico-dollars: a Decimal's context would round a sum that grew too long.
-        for place, part in enumerate((1, *parts, int(usage.cost_usd.scaleb(12)))):
+        for place, part in enumerate((1, *parts, int(usage.cost_usd.scaleb(12)), int(charged_usd.scaleb(12)))):
             total[place] += part
-    return {tenant: (*total[:6], Decimal(total[6]).scaleb(-12)) for tenant, total in totals.items()}  # type: ignore[misc]
+    return {
+        tenant: (*total[:6], *(Decimal(pico).scaleb(-12) for pico in total[6:]))  # type: ignore[misc]
+        for tenant, total in totals.items()
+    }

@@ -6,7 +6,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,10 +15,13 @@ from typing import Final
 
 from services.contracts.budgets import MONEY
 from services.contracts.events import UsageSettled, truncated_to_millis
-from services.contracts.streams import LEDGER_STREAM, TENANTS_BUCKET, USAGE_STREAM
+from services.contracts.prices import PriceBook
+from services.contracts.streams import LEDGER_STREAM, PRICES_BUCKET, TENANTS_BUCKET, USAGE_STREAM
 from services.contracts.tenant_record import TenantRecord
+from services.contracts.tenants import TenantId
 from services.inference.admission.holds import LedgerRecord
 from services.metering.accounting import USAGE_DURABLE
+from services.metering.prices.store import PriceStore
 from services.runtime import leashed
 from services.runtime.background import background
 from services.runtime.bus import Bus, apply_streams, connected
@@ -26,8 +29,9 @@ from services.runtime.nats_server import embedded_nats_server
 from services.runtime.outbox import FILE, Outbox
 from services.runtime.settings import OutboxSettings
 from tests.chaos.cluster import until
+from tests.chaos.metering import books
 from tests.chaos.metering.fate import PRODUCER, RECONCILER, SEALER, SINK, kill_bus, remember, remembered
-from tests.chaos.metering.load import TENANTS, Outcomes, estimate, outcomes
+from tests.chaos.metering.load import TENANTS, Outcomes, Sums, estimate, outcomes, summed
 from tests.chaos.metering.worker import BUS_SETTINGS, BUS_WAS_AWAY, SHARP_BUCKETS, SHARP_STREAMS, Orders
 from tests.chaos.scale import FULL, measured
 
@@ -61,6 +65,8 @@ _LONGEST_S: Final = 20.0
 _BUS_LIVES_ON: Final = 0.8
 """The share of those lives that do not take the bus with them: it would hardly be up otherwise."""
 _FINISH_S: Final = 600.0
+_TOLD_AGAIN: Final = 100
+"""Calls of each producer, at the end."""
 _PROGRESS_S: Final = 15.0
 AT_RANDOM: Final = "at random"
 
@@ -73,6 +79,7 @@ class Scene:
     bus: Bus
     producers: int
     chance: random.Random
+    prices: PriceStore
     lives: int = 0
     processes: set[asyncio.subprocess.Process] = field(default_factory=set)
 
@@ -85,7 +92,8 @@ class Scene:
             ("reconciler", 0, _OF_RECONCILERS),
         ]
         self.chance.shuffle(roles)
-        async with background(self._tell_progress(), self._kill_the_bus()), asyncio.TaskGroup() as group:
+        changing = books.change(self.prices, self.chance)
+        async with background(self._tell_progress(), self._kill_the_bus(), changing), asyncio.TaskGroup() as group:
             at_every_point = [group.create_task(self._die_at_each(*role)) for role in roles]
             at_random = [
                 group.create_task(self._die_at_random(*role, first))
@@ -160,8 +168,8 @@ class Scene:
     async def _kill_the_bus(self) -> None:
         while True:
             await asyncio.sleep(self.chance.uniform(5, 30))
-            kill_bus(self.orders.bus_pid)
-            remember(self.orders.deaths, f"bus {AT_RANDOM}")
+            if kill_bus(self.orders.bus_pid):
+                remember(self.orders.deaths, f"bus {AT_RANDOM}")
 
     async def _tell_progress(self) -> None:
         began = time.monotonic()
@@ -183,6 +191,7 @@ class Scene:
                 code = await process.wait()
                 assert code == 0, f"a producer ended with {code}:\n{self._said('producer', number)}"
             await self._tell_what_is_left()
+            await self._tell_again()
             await until(self._nothing_is_open, _FINISH_S)
             await until(self._nothing_waits, _FINISH_S)
             for role, process in (("reconciler", reconciler), ("accountant", accountant)):
@@ -197,6 +206,15 @@ class Scene:
             await box.open()
             await box.drain()
             await box.close()
+
+    async def _tell_again(self) -> None:
+        """Some of what was told, when another book is current, and at another price."""
+        await self.prices.put(books.text(self.chance), "chaos")
+        for number, known in enumerate(self.outcomes()):
+            for call in sorted(known.told)[-_TOLD_AGAIN:]:
+                truth = self.orders.load.truth(number, call)
+                dearer = truth.model_copy(update={"cost_usd": truth.cost_usd + 1})
+                await self.bus.publish("inference", dearer, message_id=f"{truth.event_id} again")
 
     async def _nothing_is_open(self) -> bool:
         found: set[str] = set()
@@ -221,8 +239,12 @@ class Scene:
         """What the producers know."""
         return [outcomes(self.orders.model_copy(update={"number": n}).journal) for n in range(self.producers)]
 
-    def ledger(self) -> Iterator[UsageSettled]:
-        """What must be accounted in the end, by the producers' word alone."""
+    async def ledger(self) -> Mapping[TenantId, Sums]:
+        """What must be accounted in the end: calls by the producers' word, charges by the books and the bus's clock."""
+        told = await books.told(self.bus)
+        return summed((usage, told.charged(usage)) for usage in self._usages())
+
+    def _usages(self) -> Iterator[UsageSettled]:
         for number, known in enumerate(self.outcomes()):
             assert not known.unfinished
             for call in known.begun:
@@ -243,7 +265,9 @@ async def scene(folder: Path, seed: int, producers: int) -> AsyncIterator[Scene]
             record = TenantRecord(tenant=tenant, display_name="", created_at=datetime.now(UTC))
             await tenants.put(tenant, record.model_dump_json().encode())
         began = truncated_to_millis(datetime.now(UTC))
-        made = Scene(Orders(url=url, folder=folder, seed=seed, began=began), bus, producers, random.Random(seed))
+        prices = PriceStore(await bus.bucket(PRICES_BUCKET), PriceBook({}))
+        orders = Orders(url=url, folder=folder, seed=seed, began=began)
+        made = Scene(orders, bus, producers, random.Random(seed), prices)
         try:
             yield made
         finally:

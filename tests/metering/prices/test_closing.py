@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from services.contracts.events import UsageSettled
-from services.contracts.failures import Busy, Conflict, Failure, Rejected
+from services.contracts.failures import Busy, Conflict, Failure, Missing, Rejected
 from services.metering.clickhouse import ClickHouse
 from services.metering.handlers import UsageHandler
 from services.metering.prices.closing import MonthClosing, parsed_month
+from services.metering.prices.lease import Lease
 from services.metering.rollup import Rollup
 from services.metering.usage_rows import UsageRow
 
@@ -23,14 +24,14 @@ SEPTEMBER, OCTOBER, NOVEMBER, DECEMBER = (date(2026, month, 1) for month in (9, 
 class Books:
     """Usage as it comes, and what is billed for it."""
 
-    def __init__(self, clickhouse: ClickHouse, handler: UsageHandler, settled: Settled) -> None:
+    def __init__(self, clickhouse: ClickHouse, handler: UsageHandler, settled: Settled, lease: Lease) -> None:
         self.clickhouse = clickhouse
         self._handler = handler
         self._settled = settled
         self._sequence = 0
         self.stored = self.told = 0
         self.rollup = Rollup(clickhouse.rollup, timedelta(seconds=2))
-        self.months = MonthClosing(clickhouse, self._stored_so_far)
+        self.months = MonthClosing(clickhouse, self._stored_so_far, lease)
 
     async def _stored_so_far(self) -> tuple[int, int]:
         self.stored += 1
@@ -59,9 +60,9 @@ class Books:
 
 
 @pytest.fixture
-async def books(clickhouse: ClickHouse, settled: Settled) -> Books:
+async def books(clickhouse: ClickHouse, settled: Settled, lease: Lease) -> Books:
     """Nothing used, nothing closed."""
-    return Books(clickhouse, await UsageHandler.resumed(clickhouse.sink), settled)
+    return Books(clickhouse, await UsageHandler.resumed(clickhouse.sink), settled, lease)
 
 
 async def test_late_usage_stands_on_the_next_statement(books: Books) -> None:
@@ -118,6 +119,55 @@ async def test_months_are_closed_once_and_in_order(books: Books) -> None:
     assert [closed.month for closed in (await books.months.page(2, page.next_page_token)).months] == [SEPTEMBER]
 
 
+async def test_a_typo_in_the_year_closes_nothing(books: Books) -> None:
+    """A month before all usage is refused, with the one to close; that one can be closed afterwards."""
+    await books.tell(OCTOBER, "1")
+    await books.tell(NOVEMBER, "1")
+    with pytest.raises(Conflict, match="the first month to close is 2026-10") as refused:
+        await books.close(date(2016, 10, 1))
+    assert refused.value.reason == "MONTH_OUT_OF_ORDER"
+    assert (await books.months.page(0, "")).months == []
+    await books.close(OCTOBER)
+
+
+async def test_where_nothing_was_used_nothing_is_closed(books: Books) -> None:
+    """Any month would be the wrong one once usage of an earlier one comes."""
+    with pytest.raises(Missing) as refused:
+        await books.close(OCTOBER)
+    assert refused.value.reason == "NO_USAGE"
+    assert (await books.months.page(0, "")).months == []
+
+
+async def test_usage_from_before_the_first_closed_month_stands_on_the_next_statement(books: Books) -> None:
+    """As that of any closed month; its own is closed, and the order goes on."""
+    await books.tell(OCTOBER, "1")
+    await books.close(OCTOBER)
+    await books.tell(SEPTEMBER, "4")
+    expected = [
+        (OCTOBER, "acme", True, Decimal(1), Decimal(0)),
+        (NOVEMBER, "acme", False, Decimal(0), Decimal(4)),
+    ]
+    assert await books.statements() == expected
+    with pytest.raises(Conflict) as refused:
+        await books.close(SEPTEMBER)
+    assert refused.value.reason == "MONTH_CLOSED"
+    await books.close(NOVEMBER)
+    assert await books.statements() == [expected[0], (NOVEMBER, "acme", True, Decimal(0), Decimal(4))]
+
+
+async def test_the_oldest_usage_may_still_be_on_its_way(books: Books, lease: Lease) -> None:
+    """It is waited for before the months are put in order."""
+
+    async def stored_so_far() -> tuple[int, int]:
+        await books.tell(SEPTEMBER, "1")
+        return 0, 0
+
+    await books.tell(OCTOBER, "1")
+    await books.rollup.catch_up()
+    with pytest.raises(Conflict, match="close 2026-09 first"):
+        await MonthClosing(books.clickhouse, stored_so_far, lease).close(OCTOBER, "k1", NOW)
+
+
 async def test_a_month_is_not_closed_over_sums_that_are_behind(books: Books) -> None:
     """What is frozen must be the truth."""
     await books.tell(OCTOBER, "1")
@@ -129,6 +179,7 @@ async def test_a_month_is_not_closed_over_sums_that_are_behind(books: Books) -> 
 
 async def test_usage_that_was_told_is_waited_for(books: Books) -> None:
     """Up to what was told when the closing began."""
+    await books.tell(OCTOBER, "1")
     books.told = 3
     await books.close(OCTOBER)
     assert books.stored >= 3

@@ -13,10 +13,11 @@ from headwater.metering.v1.prices_pb2_grpc import PriceServiceStub, add_PriceSer
 
 from services.contracts.events import TokenUsage, UsageSettled
 from services.contracts.prices import PriceBook
-from services.contracts.streams import KEYS_BUCKET, PRICES_BUCKET, TENANTS_BUCKET
+from services.contracts.streams import KEYS_BUCKET, LEASES_BUCKET, PRICES_BUCKET, TENANTS_BUCKET
 from services.metering.clickhouse import ClickHouse
 from services.metering.handlers import UsageHandler
 from services.metering.prices.closing import MonthClosing
+from services.metering.prices.lease import Lease
 from services.metering.prices.rerating import Rerating
 from services.metering.prices.store import PriceStore
 from services.metering.prices.table import PriceTable
@@ -65,7 +66,8 @@ async def prices(bus: Bus, clickhouse: ClickHouse) -> AsyncIterator[Prices]:
     async def stored_so_far() -> tuple[int, int]:
         return 0, 0
 
-    months = MonthClosing(clickhouse, stored_so_far)
+    lease = Lease(await bus.bucket(LEASES_BUCKET), "statements", LEASES_BUCKET.ttl)
+    months = MonthClosing(clickhouse, stored_so_far, lease)
     server = RpcServer(RpcSettings(address="127.0.0.1:0"), keys)
     address = server.listen()
     rerating = Rerating(clickhouse, store.book, months, sum_up)

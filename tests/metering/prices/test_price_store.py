@@ -49,6 +49,24 @@ async def test_every_process_prices_by_the_newest_version(bus: Bus) -> None:
         assert source(later) == "book:2:a/b"
 
 
+async def test_a_version_is_in_force_from_when_the_bus_had_it(bus: Bus) -> None:
+    """Whatever the clock of who put it said; in a process that follows it and in one that starts later, in order."""
+    bucket, times = await bus.bucket(PRICES_BUCKET), [datetime.now(UTC)]
+    here = await store(bus)
+    async with here.watching():
+        for version in range(1, 12):
+            await asyncio.sleep(0.01)
+            header = f'{{"version":{version},"author":"k","created_at":"20{30 - version}-01-01T00:00:00Z"}}\n'
+            await bucket.create(f"book.{version}", (header + text(version)).encode())
+            await asyncio.sleep(0.01)
+            times.append(datetime.now(UTC))
+        await until(lambda: here.book.version == 11)
+    later = await store(bus)
+    await later.catch_up()
+    for prices in (here, later):
+        assert [prices.book.as_of(time).version for time in times] == list(range(12))
+
+
 async def test_the_same_text_again_is_the_same_version(bus: Bus) -> None:
     """Who put it first is remembered, and nothing is kept twice; going back to an older text is a new version."""
     prices = await store(bus)

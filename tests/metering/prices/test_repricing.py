@@ -121,6 +121,20 @@ def test_a_producers_own_price_yields_to_the_book_alone() -> None:
     assert (booked.cost_usd, booked.price_source) == (Decimal("0.001"), "book:1:a/theirs")
 
 
+def test_a_producers_own_price_comes_back_when_the_book_no_longer_has_its_model() -> None:
+    """What was told counts, whatever priced the call in between, and so it does for what it is compared with."""
+    large = Reference("a/large", Decimal(9), "own:a/large", TokenUsage(uncached_input=1))
+    told = Pricing(Decimal("0.5"), Decimal("0.5"), Decimal("0.7"), "own:a/theirs", estimated=False, reference=large)
+    call = replace(a_call(model="theirs", book=book_of(CHEAP)), pricing=told)
+    mistaken = "prices: [{model: a/theirs, per_million: {input: 1}}, {model: a/large, per_million: {input: 1}}]"
+    booked = repriced(call, book_of(mistaken, 2))
+    assert (booked.price_source, booked.reference and booked.reference.price_source) == (
+        "book:2:a/theirs",
+        "book:2:a/large",
+    )
+    assert repriced(replace(call, pricing=booked, told=told), book_of(CHEAP, 3)) == told
+
+
 DEAREST = "prices: [{model: a/b, per_million: {input: 1}}, {model: a/large, per_million: {input: 10, output: 20}}]"
 
 

@@ -15,9 +15,11 @@ from services.contracts.prices import PriceBook
 from services.metering.clickhouse import ClickHouse
 from services.metering.handlers import UsageHandler
 from services.metering.prices.closing import MonthClosing
+from services.metering.prices.lease import Lease
 from services.metering.prices.rerating import Rerating, Scope
 from services.metering.rollup import Rollup
 from services.metering.usage_rows import RERATED, UsageRow
+from services.runtime.buckets import Bucket
 
 Settled = Callable[..., UsageSettled]
 OCTOBER, NOVEMBER = datetime(2026, 10, 31, 22, 30, tzinfo=UTC), datetime(2026, 11, 3, 9, 15, tzinfo=UTC)
@@ -38,13 +40,15 @@ GROUP BY tenant_id, model ORDER BY tenant_id, model
 class Ledger:
     """Calls told at the price of a book, and a re-rating of them."""
 
-    def __init__(self, clickhouse: ClickHouse, handler: UsageHandler, settled: Settled, book: PriceBook) -> None:
+    def __init__(
+        self, clickhouse: ClickHouse, handler: UsageHandler, settled: Settled, book: PriceBook, lease: Lease
+    ) -> None:
         self._clickhouse = clickhouse
         self._handler = handler
         self._settled = settled
         self.book = book
         self.rollup = Rollup(clickhouse.rollup, timedelta(seconds=2))
-        self.months = MonthClosing(clickhouse, stored_so_far)
+        self.months = MonthClosing(clickhouse, stored_so_far, lease)
         self.rerating = Rerating(clickhouse, book, self.months, self.sum_up)
         self._sequence = 0
 
@@ -100,11 +104,11 @@ async def stored_so_far() -> tuple[int, int]:
 
 
 @pytest.fixture
-async def ledger(clickhouse: ClickHouse, settled: Settled) -> Ledger:
+async def ledger(clickhouse: ClickHouse, settled: Settled, lease: Lease) -> Ledger:
     """An empty ledger at the cheap prices, version 1."""
     book = PriceBook({})
     book.adopt(1, parse_price_file(CHEAP))
-    return Ledger(clickhouse, await UsageHandler.resumed(clickhouse.sink, book=book), settled, book)
+    return Ledger(clickhouse, await UsageHandler.resumed(clickhouse.sink, book=book), settled, book, lease)
 
 
 async def some_calls(ledger: Ledger) -> None:
@@ -163,7 +167,7 @@ async def test_only_the_scope_is_priced_anew(ledger: Ledger) -> None:
 
 
 async def test_all_else_of_a_row_stays(ledger: Ledger) -> None:
-    """Labels, times, a reference that nobody here can price: only the price changes, and the version by one."""
+    """Labels, times, a reference that nobody here can price: only the price changes, and the one before is noted."""
     await ledger.tell(
         NOVEMBER,
         TokenUsage(uncached_input=1000, cache_read=500, output=5),
@@ -174,13 +178,18 @@ async def test_all_else_of_a_row_stays(ledger: Ledger) -> None:
         latency_ms=12,
     )
     other = (
-        "SELECT * EXCEPT (cost_usd, charged_usd, charge_source, without_cache_usd, price_source, version, ingested_at) "
-        "FROM headwater.usage_events"
+        "SELECT * EXCEPT (cost_usd, charged_usd, charge_source, without_cache_usd, price_source, version, ingested_at, "
+        "told_usd, told_price_source, told_without_cache_usd, told_reference_usd) FROM headwater.usage_events"
     )
+    first_price = "SELECT cost_usd, price_source, without_cache_usd, reference_usd FROM headwater.usage_events"
+    noted = "SELECT told_usd, told_price_source, told_without_cache_usd, told_reference_usd FROM headwater.usage_events"
+    assert await ledger.rows(noted) == [(None, "", None, None)]
+    told = await ledger.rows(first_price)
     before, (version,) = await ledger.rows(other), (await ledger.rows("SELECT version FROM headwater.usage_events"))[0]
     ledger.book.adopt(2, parse_price_file(DEAR))
     await ledger.rerating.run(BOTH, dry_run=False)
     assert await ledger.rows(other) == before
+    assert await ledger.rows(noted) == told
     priced = "SELECT cost_usd, charged_usd, without_cache_usd, price_source, version FROM headwater.usage_events"
     assert await ledger.rows(priced) == [
         (Decimal("0.00157"), Decimal("0.001884"), Decimal("0.00227"), "book:2:openai/m-1", version + RERATED)
@@ -326,6 +335,131 @@ async def test_batches_follow_each_other_without_gaps(ledger: Ledger, clickhouse
     report = await rerating.run(BOTH, dry_run=False)
     assert report.calls_seen == report.total.calls == 14
     assert (await rerating.run(BOTH, dry_run=False)).total.calls == 0
+
+
+OWN = {
+    "provider": "mine",
+    "model": "x",
+    "cost_usd": Decimal("0.5"),
+    "without_cache_usd": Decimal("0.7"),
+    "price_source": "own:mine/x",
+    "estimated": False,
+    "reference_model": "mine/large",
+    "reference_usd": Decimal(9),
+    "reference_price_source": "own:mine/large",
+    "reference_tokens": TokenUsage(uncached_input=1000, output=10),
+}
+MISTAKEN = CHEAP + "  - {model: mine/x, per_million: {input: 3}}\n  - {model: mine/large, per_million: {input: 4}}"
+
+
+async def test_an_own_price_comes_back_when_a_mistaken_entry_is_gone(ledger: Ledger, clickhouse: ClickHouse) -> None:
+    """The call's, without its cache too, and that of what it is compared with; also from parts that were merged."""
+    await ledger.tell(NOVEMBER, TokenUsage(uncached_input=900_000, cache_read=100_000), **OWN)
+    priced = (
+        "SELECT cost_usd, charged_usd, without_cache_usd, price_source, estimated, reference_usd, "
+        "reference_price_source FROM headwater.usage_events"
+    )
+    before = await ledger.rows(priced)
+    for version in (2, 3):
+        ledger.book.adopt(version, parse_price_file(MISTAKEN.replace("input: 3", f"input: {version}")))
+        await ledger.rerating.run(BOTH, dry_run=False)
+        assert await ledger.rows("SELECT price_source FROM headwater.usage_events") == [(f"book:{version}:mine/x",)]
+        await clickhouse.rollup.command("OPTIMIZE TABLE headwater.usage_events FINAL")
+    ledger.book.adopt(4, parse_price_file(CHEAP))
+    await ledger.rerating.run(BOTH, dry_run=False)
+    assert await ledger.rows(priced) == before
+    assert (await ledger.rerating.run(BOTH, dry_run=False)).total.calls == 0
+
+
+async def test_an_own_price_comes_back_in_a_closed_month(ledger: Ledger) -> None:
+    """By adjustments, whether the mistaken entry priced the call before the month was closed or since."""
+    tokens = TokenUsage(uncached_input=1_000_000)
+    await ledger.tell(OCTOBER, tokens, **OWN)
+    ledger.book.adopt(2, parse_price_file(MISTAKEN))
+    await ledger.rerating.run(BOTH, dry_run=False)
+    await ledger.tell(OCTOBER + timedelta(minutes=1), tokens, **OWN)
+    await ledger.sum_up()
+    await ledger.months.close(date(2026, 10, 1), "k1", datetime(2026, 11, 21, tzinfo=UTC))
+    await ledger.rerating.run(BOTH, dry_run=False)
+    ledger.book.adopt(3, parse_price_file(CHEAP))
+    await ledger.rerating.run(BOTH, dry_run=False)
+    booked = "SELECT cost_usd, price_source FROM headwater.cost_adjustments ORDER BY event_time, ordinal"
+    assert await ledger.rows(booked) == [
+        (Decimal("-2.5"), "own:mine/x"),
+        (Decimal("2.5"), "book:2:mine/x"),
+        (Decimal("-2.5"), "own:mine/x"),
+    ]
+    assert sum((await ledger.billed()).values()) == 1
+
+
+async def test_a_process_closes_no_month_while_another_rerates(
+    ledger: Ledger, clickhouse: ClickHouse, lease: Lease
+) -> None:
+    """It is refused, and told why."""
+    other = MonthClosing(clickhouse, stored_so_far, lease)
+    refused = []
+
+    async def changed() -> None:
+        await ledger.sum_up()
+        with pytest.raises(Busy, match="re-rating is under way") as failure:
+            await other.close(date(2026, 10, 1), "k1", datetime(2026, 11, 21, tzinfo=UTC))
+        refused.append(failure.value.reason)
+
+    await some_calls(ledger)
+    ledger.book.adopt(2, parse_price_file(DEAR))
+    await Rerating(clickhouse, ledger.book, ledger.months, changed).run(BOTH, dry_run=False)
+    assert refused == ["STATEMENTS_TAKEN"]
+    assert (await other.page(0, "")).months == []
+
+
+async def test_a_process_rerates_nothing_while_another_closes_a_month(
+    ledger: Ledger, clickhouse: ClickHouse, lease: Lease
+) -> None:
+    """It may look all the same."""
+    looked = []
+
+    async def meanwhile() -> tuple[int, int]:
+        with pytest.raises(Busy, match="closing 2026-10 is under way"):
+            await ledger.rerating.run(BOTH, dry_run=False)
+        looked.append((await ledger.rerating.run(BOTH, dry_run=True)).total.calls)
+        return 0, 0
+
+    await some_calls(ledger)
+    await ledger.sum_up()
+    ledger.book.adopt(2, parse_price_file(DEAR))
+    other = MonthClosing(clickhouse, meanwhile, lease)
+    await other.close(date(2026, 10, 1), "k1", datetime(2026, 11, 21, tzinfo=UTC))
+    assert looked == [8]
+    assert await ledger.rows("SELECT max(version) FROM headwater.usage_events") < [(RERATED,)]
+
+
+async def test_calls_of_a_month_that_is_closed_meanwhile_are_adjusted(
+    ledger: Ledger, clickhouse: ClickHouse, leases: Bucket, lease: Lease
+) -> None:
+    """By a process of an earlier release, which asks for no lease: what was not rewritten by then stays as billed."""
+    earlier = MonthClosing(clickhouse, stored_so_far, Lease(leases, "another", timedelta(seconds=30)))
+
+    class Months(MonthClosing):
+        looks = 0
+
+        async def closed_through(self) -> date:
+            self.looks += 1
+            if self.looks == 3:
+                await ledger.sum_up()
+                await earlier.close(date(2026, 10, 1), "k1", datetime(2026, 11, 21, tzinfo=UTC))
+            return await super().closed_through()
+
+    for minute in range(4):
+        await ledger.tell(OCTOBER + timedelta(minutes=minute), TokenUsage(uncached_input=1000))
+    await ledger.sum_up()
+    ledger.book.adopt(2, parse_price_file(DEARER))
+    rerating = Rerating(clickhouse, ledger.book, Months(clickhouse, stored_so_far, lease), ledger.sum_up, batch_rows=1)
+    await rerating.run(BOTH, dry_run=False)
+    rewritten = "SELECT cost_usd, count() FROM headwater.usage_events GROUP BY cost_usd ORDER BY cost_usd"
+    assert await ledger.rows(rewritten) == [(Decimal("0.001"), 2), (Decimal("0.0015"), 2)]
+    booked = "SELECT cost_usd, count() FROM headwater.cost_adjustments GROUP BY cost_usd"
+    assert await ledger.rows(booked) == [(Decimal("0.0005"), 2)]
+    assert await ledger.billed() == {("2026-10", "acme"): Decimal("0.005"), ("2026-11", "acme"): Decimal("0.001")}
 
 
 @pytest.mark.parametrize(

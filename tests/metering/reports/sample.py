@@ -43,19 +43,21 @@ def events_until(today: date) -> list[UsageSettled]:
     """What was told in the 60 days before `today`, oldest first."""
     random = Random(20261121)
     events: list[UsageSettled] = []
+    searches_attributed = datetime.combine(today - timedelta(days=DAYS // 2), time(0), UTC)
     for back in range(DAYS, 0, -1):
         day = today - timedelta(days=back)
         for tenant in TENANTS:
             # The last week is twice as busy for acme.
             for number in range(4 if tenant == "acme" and back <= 7 else 2):
                 at = datetime.combine(day, time(8 + number, 30), UTC)
-                events += _request(random, TenantId(tenant), at, len(events))
+                events += _request(random, TenantId(tenant), at, len(events), searches_attributed)
         if back % 6 == 0:
             events += _document(random, TenantId("acme"), datetime.combine(day, time(6), UTC))
     return sorted(events, key=lambda event: event.event_time)
 
 
-def _request(random: Random, tenant: TenantId, at: datetime, number: int) -> list[UsageSettled]:
+def _request(random: Random, tenant: TenantId, at: datetime, number: int, since: datetime) -> list[UsageSettled]:
+    """`since` a moment searches say what they are for."""
     request = derived_id("sample", tenant, at.isoformat(), number)
     said: dict[str, Any] = {
         "tenant": tenant,
@@ -66,9 +68,11 @@ def _request(random: Random, tenant: TenantId, at: datetime, number: int) -> lis
         "user": f"user-{number % 5}",
         "labels": {"team": random.choice(("north", "south"))},
     }
+    # As searches are told, and in the older half of the sample as earlier releases told them.
+    known = said if at >= since else {name: said[name] for name in ("tenant", "request_id", "feature")}
     search = _call(
         at, request, 0, "question", ("local", "all-minilm-l6-v2"), _cost(random, 10), service="retrieval",
-        operation="embeddings", tenant=tenant, request_id=request, feature=said["feature"],
+        operation="embeddings", **known,
     )  # fmt: skip
     cost, large = _cost(random, 1000), _cost(random, 9000)
     kept, paid = _cost(random, 300), _cost(random, 30)
@@ -103,6 +107,7 @@ def _document(random: Random, tenant: TenantId, at: datetime) -> list[UsageSettl
             operation="embeddings",
             tenant=tenant,
             request_id=upload,
+            key_id=f"key{tenant}",
         )
         for part in range(3)
     ]

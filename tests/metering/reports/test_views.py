@@ -85,10 +85,16 @@ async def test_a_request_that_only_searched_succeeds_with_its_search(clickhouse:
     search = {"service": "retrieval", "operation": "embeddings"}
     await store(
         clickhouse,
-        [settled(**search), settled(request_id=failed, **search), settled(request_id=failed, succeeded=False)],
+        [
+            settled(labels={"team": "north"}, **search),
+            settled(request_id=failed, **search),
+            settled(request_id=failed, succeeded=False),
+        ],
     )
-    found = await rows(clickhouse, "SELECT length(stages), succeeded FROM headwater.interactions ORDER BY succeeded")
-    assert found == [(1, False), (0, True)]
+    found = await rows(
+        clickhouse, "SELECT length(stages), succeeded, labels FROM headwater.interactions ORDER BY succeeded"
+    )
+    assert found == [(1, False, {}), (0, True, {"team": "north"})]
 
 
 async def test_an_outcome_nobody_decided_is_not_a_failure(clickhouse: ClickHouse, settled: Settled) -> None:
@@ -114,6 +120,24 @@ async def test_an_outcome_nobody_decided_is_not_a_failure(clickhouse: ClickHouse
         ("open", 1, Decimal(1), None, None),
         ("lost", 1, Decimal(2), False, None),
     ]
+
+
+async def test_an_outcome_costs_every_call_of_its_requests(clickhouse: ClickHouse, settled: Settled) -> None:
+    """Those that do not name it too; a call that names another counts for that, though its request id is the same."""
+    request = uuid4()
+    search = {"service": "retrieval", "operation": "embeddings"}
+    calls = [
+        settled(request_id=request, outcome_id="b", cost_usd=Decimal(1)),
+        settled(request_id=request, outcome_id="a", cost_usd=Decimal(2)),
+        settled(request_id=request, cost_usd=Decimal(4), **search),
+        settled(request_id=request, tenant="globex", cost_usd=Decimal(8)),
+        settled(cost_usd=Decimal(16), **search),
+    ]
+    await store(clickhouse, calls)
+    found = await rows(
+        clickhouse, "SELECT tenant_id, outcome_id, requests, calls, cost_usd FROM headwater.cost_per_outcome ORDER BY 2"
+    )
+    assert found == [("acme", "a", 1, 1, Decimal(2)), ("acme", "b", 1, 2, Decimal(5))]
 
 
 async def test_margin_goes_by_the_plan_and_price_of_the_month(clickhouse: ClickHouse) -> None:

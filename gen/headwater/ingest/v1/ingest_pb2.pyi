@@ -87,7 +87,9 @@ class Document(_message.Message):
     state: Global___DocumentState.ValueType
     """Where it is on its way."""
     failure_reason: _builtins.str
-    """Why it failed, in words; set when state is FAILED."""
+    """Why it failed, in words; set when state is FAILED, and when it is DELETING
+    and the last attempt failed: it is tried again.
+    """
     chunk_count: _builtins.int
     """Chunks in the index."""
     indexed_version: _builtins.str
@@ -95,7 +97,7 @@ class Document(_message.Message):
     are on their way or could not be indexed. Empty when none is searchable.
     """
     failure_code: _builtins.str
-    """Why it failed, as a constant such as ENCRYPTED; set when state is FAILED."""
+    """Why it failed, as a constant such as ENCRYPTED; set when failure_reason is."""
     @_builtins.property
     def accepted_at(self) -> _timestamp_pb2.Timestamp:
         """When these bytes were accepted."""

@@ -135,7 +135,7 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     ALERT_KIND_PRICE_MISSING: _AlertKind.ValueType  # 5
     """Calls of a model without a price were priced by the fallback, or had tokens and cost nothing."""
     ALERT_KIND_USAGE_GAP: _AlertKind.ValueType  # 6
-    """Usage is in the stream and not in the cost tables."""
+    """Usage is in the stream and not in the cost tables, or in them twice; or sums are not those of their calls."""
     ALERT_KIND_USAGE_LATE: _AlertKind.ValueType  # 7
     """Usage waits too long to be stored."""
 
@@ -155,7 +155,7 @@ ALERT_KIND_COST_DRIFT: AlertKind.ValueType  # 4
 ALERT_KIND_PRICE_MISSING: AlertKind.ValueType  # 5
 """Calls of a model without a price were priced by the fallback, or had tokens and cost nothing."""
 ALERT_KIND_USAGE_GAP: AlertKind.ValueType  # 6
-"""Usage is in the stream and not in the cost tables."""
+"""Usage is in the stream and not in the cost tables, or in them twice; or sums are not those of their calls."""
 ALERT_KIND_USAGE_LATE: AlertKind.ValueType  # 7
 """Usage waits too long to be stored."""
 Global___AlertKind: _TypeAlias = AlertKind  # noqa: Y015

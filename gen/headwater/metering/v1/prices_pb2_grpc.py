@@ -108,13 +108,15 @@ class PriceServiceServicer:
     def Rerate(self, request, context):
         """Prices calls anew by the current price book: those of open months in place, those of closed months by adjustments.
         What is priced right already is left alone, so a call that was cut off is simply made again.
+        STATEMENTS_TAKEN, except for a dry run, while any process does the same or closes a month.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CloseMonth(self, request, context):
-        """Closes a month: what every tenant owes for it is final, and what comes later stands on the next statement.
+        """Closes a month: what every tenant owes for it is final, and what comes later stands on the next statement. Months are
+        closed in order, the first is the oldest with usage. STATEMENTS_TAKEN while any process closes one or re-rates.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,9 +46,12 @@ class PriceServiceStub:
     Rerate: _grpc.UnaryUnaryMultiCallable[_prices_pb2.RerateRequest, _prices_pb2.RerateResponse]
     """Prices calls anew by the current price book: those of open months in place, those of closed months by adjustments.
     What is priced right already is left alone, so a call that was cut off is simply made again.
+    STATEMENTS_TAKEN, except for a dry run, while any process does the same or closes a month.
     """
     CloseMonth: _grpc.UnaryUnaryMultiCallable[_prices_pb2.CloseMonthRequest, _prices_pb2.CloseMonthResponse]
-    """Closes a month: what every tenant owes for it is final, and what comes later stands on the next statement."""
+    """Closes a month: what every tenant owes for it is final, and what comes later stands on the next statement. Months are
+    closed in order, the first is the oldest with usage. STATEMENTS_TAKEN while any process closes one or re-rates.
+    """
     ListClosedMonths: _grpc.UnaryUnaryMultiCallable[_prices_pb2.ListClosedMonthsRequest, _prices_pb2.ListClosedMonthsResponse]
     """Lists the months that were closed, newest first."""
 
@@ -70,9 +73,12 @@ class PriceServiceAsyncStub(PriceServiceStub):
     Rerate: _aio.UnaryUnaryMultiCallable[_prices_pb2.RerateRequest, _prices_pb2.RerateResponse]  # type: ignore[assignment]
     """Prices calls anew by the current price book: those of open months in place, those of closed months by adjustments.
     What is priced right already is left alone, so a call that was cut off is simply made again.
+    STATEMENTS_TAKEN, except for a dry run, while any process does the same or closes a month.
     """
     CloseMonth: _aio.UnaryUnaryMultiCallable[_prices_pb2.CloseMonthRequest, _prices_pb2.CloseMonthResponse]  # type: ignore[assignment]
-    """Closes a month: what every tenant owes for it is final, and what comes later stands on the next statement."""
+    """Closes a month: what every tenant owes for it is final, and what comes later stands on the next statement. Months are
+    closed in order, the first is the oldest with usage. STATEMENTS_TAKEN while any process closes one or re-rates.
+    """
     ListClosedMonths: _aio.UnaryUnaryMultiCallable[_prices_pb2.ListClosedMonthsRequest, _prices_pb2.ListClosedMonthsResponse]  # type: ignore[assignment]
     """Lists the months that were closed, newest first."""
 
@@ -121,6 +127,7 @@ class PriceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_prices_pb2.RerateResponse, _abc.Awaitable[_prices_pb2.RerateResponse]]:
         """Prices calls anew by the current price book: those of open months in place, those of closed months by adjustments.
         What is priced right already is left alone, so a call that was cut off is simply made again.
+        STATEMENTS_TAKEN, except for a dry run, while any process does the same or closes a month.
         """
 
     @_abc_1.abstractmethod
@@ -129,7 +136,9 @@ class PriceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _prices_pb2.CloseMonthRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_prices_pb2.CloseMonthResponse, _abc.Awaitable[_prices_pb2.CloseMonthResponse]]:
-        """Closes a month: what every tenant owes for it is final, and what comes later stands on the next statement."""
+        """Closes a month: what every tenant owes for it is final, and what comes later stands on the next statement. Months are
+        closed in order, the first is the oldest with usage. STATEMENTS_TAKEN while any process closes one or re-rates.
+        """
 
     @_abc_1.abstractmethod
     def ListClosedMonths(

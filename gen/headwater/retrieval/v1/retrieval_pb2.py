@@ -26,13 +26,21 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from headwater.auth.v1 import auth_pb2 as headwater_dot_auth_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&headwater/retrieval/v1/retrieval.proto\x12\x16headwater.retrieval.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cheadwater/auth/v1/auth.proto\"\x92\x02\n\rSearchRequest\x12\x1d\n\x05query\x18\x01 \x01(\tB\x0e\xbaH\x0br\t\x10\x01\x18\x80@2\x02\\S\x12\x18\n\x05limit\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\x12\x39\n\x0c\x64ocument_ids\x18\x03 \x03(\tB#\xbaH \x92\x01\x1d\x10\x64\"\x19r\x17\x10\x01\x18\x80\x01\x32\x10^[A-Za-z0-9_-]*$\x12,\n\x0emin_similarity\x18\x04 \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00\x80?-\x00\x00\x80\xbfH\x00\x88\x01\x01\x12+\n\x07\x66\x65\x61ture\x18\x05 \x01(\tB\x1a\xbaH\x17r\x15\x18@2\x11^[A-Za-z0-9_.-]*$\x12\x1f\n\x17include_query_embedding\x18\x06 \x01(\x08\x42\x11\n\x0f_min_similarity\"\xd8\x01\n\x07Passage\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x15\n\rdocument_name\x18\x02 \x01(\t\x12\x18\n\x10\x64ocument_version\x18\x03 \x01(\t\x12\x10\n\x08point_id\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x12\n\nstart_char\x18\x06 \x01(\x05\x12\x10\n\x08\x65nd_char\x18\x07 \x01(\x05\x12\x0c\n\x04page\x18\x08 \x01(\x05\x12\x10\n\x08headings\x18\t \x03(\t\x12\r\n\x05score\x18\n \x01(\x02\x12\x12\n\nsimilarity\x18\x0b \x01(\x02\">\n\x05Usage\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\x03\x12\x10\n\x08\x63ost_usd\x18\x03 \x01(\t\"\xad\x01\n\x0eSearchResponse\x12\x31\n\x08passages\x18\x01 \x03(\x0b\x32\x1f.headwater.retrieval.v1.Passage\x12,\n\x05usage\x18\x02 \x01(\x0b\x32\x1d.headwater.retrieval.v1.Usage\x12:\n\x0fquery_embedding\x18\x03 \x01(\x0b\x32!.headwater.retrieval.v1.Embedding\"a\n\x0c\x45mbedRequest\x12$\n\x05texts\x18\x01 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\x08\x01\x10\x80\x02\"\x08r\x06\x10\x01\x18\x80\x80\x02\x12+\n\x07\x66\x65\x61ture\x18\x02 \x01(\tB\x1a\xbaH\x17r\x15\x18@2\x11^[A-Za-z0-9_.-]*$\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"t\n\rEmbedResponse\x12\x35\n\nembeddings\x18\x01 \x03(\x0b\x32!.headwater.retrieval.v1.Embedding\x12,\n\x05usage\x18\x02 \x01(\x0b\x32\x1d.headwater.retrieval.v1.Usage2\xd8\x01\n\x10RetrievalService\x12\x63\n\x06Search\x12%.headwater.retrieval.v1.SearchRequest\x1a&.headwater.retrieval.v1.SearchResponse\"\n\xca\xf3\x18\x06\n\x02\x03\x04\x10\x01\x12_\n\x05\x45mbed\x12$.headwater.retrieval.v1.EmbedRequest\x1a%.headwater.retrieval.v1.EmbedResponse\"\t\xca\xf3\x18\x05\n\x01\x03\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&headwater/retrieval/v1/retrieval.proto\x12\x16headwater.retrieval.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cheadwater/auth/v1/auth.proto\"\x83\x02\n\x0b\x41ttribution\x12\x30\n\noutcome_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x18\x80\x01\x32\x12^[A-Za-z0-9_.:-]*$\x12&\n\x04user\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^([0-9a-f]{32})?$\x12k\n\x06labels\x18\x03 \x03(\x0b\x32/.headwater.retrieval.v1.Attribution.LabelsEntryB*\xbaH\'\x9a\x01$\x10\x10\"\x19r\x17\x10\x01\x18@2\x11^[A-Za-z0-9_.-]*$*\x05r\x03\x18\xc8\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xcc\x02\n\rSearchRequest\x12\x1d\n\x05query\x18\x01 \x01(\tB\x0e\xbaH\x0br\t\x10\x01\x18\x80@2\x02\\S\x12\x18\n\x05limit\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\x12\x39\n\x0c\x64ocument_ids\x18\x03 \x03(\tB#\xbaH \x92\x01\x1d\x10\x64\"\x19r\x17\x10\x01\x18\x80\x01\x32\x10^[A-Za-z0-9_-]*$\x12,\n\x0emin_similarity\x18\x04 \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00\x80?-\x00\x00\x80\xbfH\x00\x88\x01\x01\x12+\n\x07\x66\x65\x61ture\x18\x05 \x01(\tB\x1a\xbaH\x17r\x15\x18@2\x11^[A-Za-z0-9_.-]*$\x12\x1f\n\x17include_query_embedding\x18\x06 \x01(\x08\x12\x38\n\x0b\x61ttribution\x18\x07 \x01(\x0b\x32#.headwater.retrieval.v1.AttributionB\x11\n\x0f_min_similarity\"\xd8\x01\n\x07Passage\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x15\n\rdocument_name\x18\x02 \x01(\t\x12\x18\n\x10\x64ocument_version\x18\x03 \x01(\t\x12\x10\n\x08point_id\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x12\n\nstart_char\x18\x06 \x01(\x05\x12\x10\n\x08\x65nd_char\x18\x07 \x01(\x05\x12\x0c\n\x04page\x18\x08 \x01(\x05\x12\x10\n\x08headings\x18\t \x03(\t\x12\r\n\x05score\x18\n \x01(\x02\x12\x12\n\nsimilarity\x18\x0b \x01(\x02\">\n\x05Usage\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\x03\x12\x10\n\x08\x63ost_usd\x18\x03 \x01(\t\"\xad\x01\n\x0eSearchResponse\x12\x31\n\x08passages\x18\x01 \x03(\x0b\x32\x1f.headwater.retrieval.v1.Passage\x12,\n\x05usage\x18\x02 \x01(\x0b\x32\x1d.headwater.retrieval.v1.Usage\x12:\n\x0fquery_embedding\x18\x03 \x01(\x0b\x32!.headwater.retrieval.v1.Embedding\"a\n\x0c\x45mbedRequest\x12$\n\x05texts\x18\x01 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\x08\x01\x10\x80\x02\"\x08r\x06\x10\x01\x18\x80\x80\x02\x12+\n\x07\x66\x65\x61ture\x18\x02 \x01(\tB\x1a\xbaH\x17r\x15\x18@2\x11^[A-Za-z0-9_.-]*$\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"t\n\rEmbedResponse\x12\x35\n\nembeddings\x18\x01 \x03(\x0b\x32!.headwater.retrieval.v1.Embedding\x12,\n\x05usage\x18\x02 \x01(\x0b\x32\x1d.headwater.retrieval.v1.Usage2\xd8\x01\n\x10RetrievalService\x12\x63\n\x06Search\x12%.headwater.retrieval.v1.SearchRequest\x1a&.headwater.retrieval.v1.SearchResponse\"\n\xca\xf3\x18\x06\n\x02\x03\x04\x10\x01\x12_\n\x05\x45mbed\x12$.headwater.retrieval.v1.EmbedRequest\x1a%.headwater.retrieval.v1.EmbedResponse\"\t\xca\xf3\x18\x05\n\x01\x03\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headwater.retrieval.v1.retrieval_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_ATTRIBUTION_LABELSENTRY']._loaded_options = None
+  _globals['_ATTRIBUTION_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_ATTRIBUTION'].fields_by_name['outcome_id']._loaded_options = None
+  _globals['_ATTRIBUTION'].fields_by_name['outcome_id']._serialized_options = b'\272H\031r\027\030\200\0012\022^[A-Za-z0-9_.:-]*$'
+  _globals['_ATTRIBUTION'].fields_by_name['user']._loaded_options = None
+  _globals['_ATTRIBUTION'].fields_by_name['user']._serialized_options = b'\272H\025r\0232\021^([0-9a-f]{32})?$'
+  _globals['_ATTRIBUTION'].fields_by_name['labels']._loaded_options = None
+  _globals['_ATTRIBUTION'].fields_by_name['labels']._serialized_options = b'\272H\'\232\001$\020\020\"\031r\027\020\001\030@2\021^[A-Za-z0-9_.-]*$*\005r\003\030\310\001'
   _globals['_SEARCHREQUEST'].fields_by_name['query']._loaded_options = None
   _globals['_SEARCHREQUEST'].fields_by_name['query']._serialized_options = b'\272H\013r\t\020\001\030\200@2\002\\S'
   _globals['_SEARCHREQUEST'].fields_by_name['limit']._loaded_options = None
@@ -51,20 +59,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RETRIEVALSERVICE'].methods_by_name['Search']._serialized_options = b'\312\363\030\006\n\002\003\004\020\001'
   _globals['_RETRIEVALSERVICE'].methods_by_name['Embed']._loaded_options = None
   _globals['_RETRIEVALSERVICE'].methods_by_name['Embed']._serialized_options = b'\312\363\030\005\n\001\003\020\001'
-  _globals['_SEARCHREQUEST']._serialized_start=126
-  _globals['_SEARCHREQUEST']._serialized_end=400
-  _globals['_PASSAGE']._serialized_start=403
-  _globals['_PASSAGE']._serialized_end=619
-  _globals['_USAGE']._serialized_start=621
-  _globals['_USAGE']._serialized_end=683
-  _globals['_SEARCHRESPONSE']._serialized_start=686
-  _globals['_SEARCHRESPONSE']._serialized_end=859
-  _globals['_EMBEDREQUEST']._serialized_start=861
-  _globals['_EMBEDREQUEST']._serialized_end=958
-  _globals['_EMBEDDING']._serialized_start=960
-  _globals['_EMBEDDING']._serialized_end=987
-  _globals['_EMBEDRESPONSE']._serialized_start=989
-  _globals['_EMBEDRESPONSE']._serialized_end=1105
-  _globals['_RETRIEVALSERVICE']._serialized_start=1108
-  _globals['_RETRIEVALSERVICE']._serialized_end=1324
+  _globals['_ATTRIBUTION']._serialized_start=126
+  _globals['_ATTRIBUTION']._serialized_end=385
+  _globals['_ATTRIBUTION_LABELSENTRY']._serialized_start=340
+  _globals['_ATTRIBUTION_LABELSENTRY']._serialized_end=385
+  _globals['_SEARCHREQUEST']._serialized_start=388
+  _globals['_SEARCHREQUEST']._serialized_end=720
+  _globals['_PASSAGE']._serialized_start=723
+  _globals['_PASSAGE']._serialized_end=939
+  _globals['_USAGE']._serialized_start=941
+  _globals['_USAGE']._serialized_end=1003
+  _globals['_SEARCHRESPONSE']._serialized_start=1006
+  _globals['_SEARCHRESPONSE']._serialized_end=1179
+  _globals['_EMBEDREQUEST']._serialized_start=1181
+  _globals['_EMBEDREQUEST']._serialized_end=1278
+  _globals['_EMBEDDING']._serialized_start=1280
+  _globals['_EMBEDDING']._serialized_end=1307
+  _globals['_EMBEDRESPONSE']._serialized_start=1309
+  _globals['_EMBEDRESPONSE']._serialized_end=1425
+  _globals['_RETRIEVALSERVICE']._serialized_start=1428
+  _globals['_RETRIEVALSERVICE']._serialized_end=1644
 # @@protoc_insertion_point(module_scope)

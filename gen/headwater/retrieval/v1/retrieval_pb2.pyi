@@ -19,6 +19,60 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class Attribution(_message.Message):
+    """What a search is for: labels of its row in the cost tables, and nothing else."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    OUTCOME_ID_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    outcome_id: _builtins.str
+    """The business outcome it works towards, such as a ticket or an order."""
+    user: _builtins.str
+    """The person who asks, by the pseudonym that Generate makes of it. Searches
+    make none, and take no other text: no name gets into the cost tables.
+    """
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Anything else to group costs by."""
+
+    def __init__(
+        self,
+        *,
+        outcome_id: _builtins.str = ...,
+        user: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "outcome_id", b"outcome_id", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Attribution: _TypeAlias = Attribution  # noqa: Y015
+
+@_typing.final
 class SearchRequest(_message.Message):
     """A question."""
 
@@ -30,6 +84,7 @@ class SearchRequest(_message.Message):
     MIN_SIMILARITY_FIELD_NUMBER: _builtins.int
     FEATURE_FIELD_NUMBER: _builtins.int
     INCLUDE_QUERY_EMBEDDING_FIELD_NUMBER: _builtins.int
+    ATTRIBUTION_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """What is looked for, in the tenant's words."""
     limit: _builtins.int
@@ -46,6 +101,10 @@ class SearchRequest(_message.Message):
     def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only passages of these documents; empty means all of the tenant's."""
 
+    @_builtins.property
+    def attribution(self) -> Global___Attribution:
+        """What it is for, beside feature and the caller's key."""
+
     def __init__(
         self,
         *,
@@ -55,10 +114,11 @@ class SearchRequest(_message.Message):
         min_similarity: _builtins.float | None = ...,
         feature: _builtins.str = ...,
         include_query_embedding: _builtins.bool = ...,
+        attribution: Global___Attribution | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "min_similarity", b"min_similarity"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "attribution", b"attribution", "min_similarity", b"min_similarity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "document_ids", b"document_ids", "feature", b"feature", "include_query_embedding", b"include_query_embedding", "limit", b"limit", "min_similarity", b"min_similarity", "query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "attribution", b"attribution", "document_ids", b"document_ids", "feature", b"feature", "include_query_embedding", b"include_query_embedding", "limit", b"limit", "min_similarity", b"min_similarity", "query", b"query"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_similarity: _TypeAlias = _typing.Literal["min_similarity"]  # noqa: Y015
     _WhichOneofArgType__min_similarity: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity"]  # noqa: Y015
