@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeVar
@@ -171,8 +171,12 @@ class _Guard(grpc.aio.ServerInterceptor):
         """Ends the calls that are still in progress when `left` has passed, with a reason."""
         self._last_moment = asyncio.get_running_loop().time() + left.total_seconds()
         for deadline in self._deadlines:
-            if not deadline.expired() and (deadline.when() or 0.0) > self._last_moment:
-                deadline.reschedule(self._last_moment)
+            self._bring_forward(deadline)
+
+    def _bring_forward(self, deadline: asyncio.Timeout) -> None:
+        last = self._last_moment
+        if last is not None and not deadline.expired() and (deadline.when() or 0.0) > last:
+            deadline.reschedule(last)
 
     async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
         guarded = self._guarded_handlers.get(details.method)
@@ -223,12 +227,12 @@ class _Guard(grpc.aio.ServerInterceptor):
         deadline = asyncio.timeout(time_left.total_seconds())
         try:
             async with deadline:
-                self._deadlines.add(deadline)
-                who = await self._admit(method, call.authorization)
-                structlog.contextvars.bind_contextvars(tenant=who.tenant, request_id=str(call.request_id))
-                # The call it serves has a place: refused for want of another, both would have been for nothing.
-                with nullcontext() if is_part_of_another(metadata) else self._places.taken(who.tenant):
-                    yield
+                with self._until_the_end(deadline):
+                    who = await self._admit(method, call.authorization)
+                    structlog.contextvars.bind_contextvars(tenant=who.tenant, request_id=str(call.request_id))
+                    # The call it serves has a place: refused for want of another, both would have been for nothing.
+                    with nullcontext() if is_part_of_another(metadata) else self._places.taken(who.tenant):
+                        yield
         except grpc.aio.AbortError:
             raise
         except Failure as failure:
@@ -248,8 +252,17 @@ class _Guard(grpc.aio.ServerInterceptor):
             log.error("call failed", method=method, error_id=error_id, exc_info=error)
             await _abort(context, status.internal(error_id))
         finally:
-            self._deadlines.discard(deadline)
             log.debug("call", method=method, outcome=outcome, ms=round((time.monotonic() - started) * 1000, 1))
+
+    @contextmanager
+    def _until_the_end(self, deadline: asyncio.Timeout) -> Iterator[None]:
+        """Has the server's end bring `deadline` forward, which has begun and is not over: then nothing moves it."""
+        self._deadlines.add(deadline)
+        self._bring_forward(deadline)
+        try:
+            yield
+        finally:
+            self._deadlines.discard(deadline)
 
     def _time_left(self, context: Any) -> timedelta:
         remaining = context.time_remaining()

@@ -66,7 +66,7 @@ async def test_every_command_has_an_example_in_its_help(headwater: Headwater, co
         (["sql", NO_UTF_8], "must be UTF-8: caf"),
         (["tenant", "create", NO_UTF_8], "must be UTF-8: caf"),
         (["put"], "missing argument"),
-        (["docs", "--timeout", "soon"], "write 30s, 5m, 2h or 7d"),
+        (["docs", "--timeout", "soon"], "write 500ms, 30s, 5m, 2h or 7d"),
         (["docs", "--address", "http://localhost:7443"], "is not host:port"),
         (["docs", "--state", "lost"], "choose from accepted, indexed"),
         (["costs", "--by", "colour"], "choose from tenant, feature"),

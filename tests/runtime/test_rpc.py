@@ -407,6 +407,18 @@ async def test_a_call_in_progress_is_finished_though_the_server_stops(bus: Bus) 
             await stopping
 
 
+async def test_calls_that_are_being_refused_do_not_hold_up_the_end(bus: Bus) -> None:
+    """Their deadlines are over, and nothing brings them forward any more."""
+    for _ in range(10):
+        async with AsyncExitStack() as stack, asyncio.timeout(30):
+            server = await stack.enter_async_context(serving(bus))
+            async with grpc.aio.insecure_channel(server.address) as channel:
+                calls = [asyncio.ensure_future(search(channel, ())) for _ in range(60)]
+                await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+                await stack.aclose()
+                await asyncio.gather(*calls, return_exceptions=True)
+
+
 async def test_a_call_that_outlasts_the_drain_is_told_why_it_ends(bus: Bus) -> None:
     """The same call may be made again, of another server or this one when it is back."""
     async with AsyncExitStack() as stack, asyncio.timeout(30):
