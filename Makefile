@@ -35,7 +35,7 @@ up: $(READY) ## run everything and print how to call it
 	$(BIN)/headwater run all
 
 test: $(READY) ## run the tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 20
 
 chaos: $(READY) ## run the chaos tests at full size (HEADWATER_CHAOS_MINUTES=60) and show what they measured
 	HEADWATER_CHAOS=full timeout $$((60 * ($${HEADWATER_CHAOS_MINUTES:-60} + 60))) $(BIN)/python -m pytest tests/chaos -o log_cli=true -o log_cli_level=INFO
