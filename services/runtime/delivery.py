@@ -18,7 +18,9 @@ from services.contracts.events import Event
 from services.contracts.failures import Busy, Exhausted, Failure, Rejected, Taken
 from services.contracts.streams import StreamSpec, dead_letter_subject
 from services.contracts.tenants import tenant_id
+from services.runtime.stopping import unless_set
 from services.runtime.telemetry import log
+from services.runtime.waiting import set_within
 
 E = TypeVar("E", bound=Event)
 T = TypeVar("T")
@@ -209,25 +211,15 @@ class Worker(Generic[E]):
     async def _work(self) -> None:
         while not self._stopping.is_set():
             try:
-                delivery = await self._unless_stopping(self._next_delivery())
+                delivery = await unless_set(self._stopping, self._next_delivery(), None)
                 if delivery is not None:
                     await self._settle(delivery)
             except Busy as failure:
                 log.warning("the bus is away", consumer=self._subscription.durable, detail=failure.message)
-                await self._unless_stopping(asyncio.sleep(_PAUSE_WHEN_AWAY_S, None))
+                await set_within(self._stopping, _PAUSE_WHEN_AWAY_S)
             except Exception as error:  # noqa: BLE001 - a worker that dies silently is a consumer that stalls for good
                 log.error("worker stumbled", consumer=self._subscription.durable, exc_info=error)
-                await self._unless_stopping(asyncio.sleep(_PAUSE_WHEN_AWAY_S, None))
-
-    async def _unless_stopping(self, waiting: Awaitable[T]) -> T | None:
-        task, stop = asyncio.ensure_future(waiting), asyncio.create_task(self._stopping.wait())
-        try:
-            await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
-            return task.result() if task.done() else None
-        finally:
-            stop.cancel()
-            task.cancel()
-            await asyncio.gather(task, stop, return_exceptions=True)
+                await set_within(self._stopping, _PAUSE_WHEN_AWAY_S)
 
     async def _settle(self, delivery: Delivery) -> None:
         """Handles one message and tells JetStream the outcome; if that fails, the message comes again."""
@@ -249,7 +241,7 @@ class Worker(Generic[E]):
         """Tries again now and then. A redelivery would be counted among those that ended without a word."""
         async with self._settling(delivery):
             for pause in chain(_BACKOFF, repeat(_BACKOFF[-1])):
-                if await self._unless_stopping(asyncio.sleep(pause.total_seconds(), True)) is None:
+                if await set_within(self._stopping, pause.total_seconds()):
                     await delivery.nak(_BACKOFF[0])
                     return
                 with contextlib.suppress(Taken):
@@ -307,7 +299,7 @@ class Worker(Generic[E]):
                     reason=failure.reason,
                     detail=failure.message,
                 )
-                if await self._unless_stopping(asyncio.sleep(pause.total_seconds(), True)) is None:
+                if await set_within(self._stopping, pause.total_seconds()):
                     raise
             else:
                 return

@@ -41,15 +41,15 @@ async def until_set(event: asyncio.Event, items: AsyncGenerator[T, None]) -> Asy
     """Yields `items` until they end or `event` is set, whichever comes first; then they are closed."""
     end: Any = object()
     async with aclosing(items):
-        while (item := await unless_set(event, anext(items, end), end)) is not end:
+        while not event.is_set() and (item := await unless_set(event, anext(items, end), end)) is not end:
             yield item
 
 
 async def unless_set(event: asyncio.Event, work: Awaitable[T], otherwise: T) -> T:
-    """What `work` gives; once `event` is set, `otherwise`, and `work` is cancelled."""
+    """What `work` gives; `otherwise` if `event` is set before it is done, and `work` is cancelled."""
     task, stop = asyncio.ensure_future(work), asyncio.create_task(event.wait())
     try:
         await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
-        return otherwise if stop.done() else task.result()
+        return task.result() if task.done() else otherwise
     finally:
         await ended(task, stop)
