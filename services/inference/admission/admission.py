@@ -193,6 +193,7 @@ class Entry:
         "_ceiling_pico",
         "_coming_pico",
         "_counted",
+        "_elsewhere_pico",
         "_spender",
         "first",
         "reservations",
@@ -210,7 +211,9 @@ class Entry:
         """The call that was reserved on entering, until it is taken."""
         self.reservations: list[Reservation] = []
         self._coming_pico = 0
-        """What is being reserved at this moment, and what was spent without a reservation."""
+        """What is being reserved at this moment."""
+        self._elsewhere_pico = 0
+        """What was spent for the request without a reservation."""
 
     def entered(self, counted: _Counted, first: Reservation | None) -> None:
         """What was counted, and its first call if that was reserved."""
@@ -255,7 +258,7 @@ class Entry:
 
     def spent(self, cost_usd: Decimal) -> None:
         """Something was spent for the request that is reserved and told elsewhere."""
-        self._coming_pico += pico(cost_usd)
+        self._elsewhere_pico += pico(cost_usd)
 
     async def close(self) -> None:
         """Ends the request: releases what was not taken."""
@@ -281,7 +284,8 @@ class Entry:
         """Raises ``NoRoom`` when the request could come to more than its plan allows one request."""
         if self._ceiling_pico is None:
             return
-        committed = self._coming_pico + sum(reservation.committed_pico for reservation in self.reservations)
+        reserved = sum(reservation.committed_pico for reservation in self.reservations)
+        committed = self._coming_pico + self._elsewhere_pico + reserved
         if committed + pico(hold.worst_usd) > self._ceiling_pico:
             left = usd(self._ceiling_pico - committed)
             raise NoRoom(
